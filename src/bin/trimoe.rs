@@ -1,0 +1,2 @@
+//! The `trimoe` command.
+fn main() {}

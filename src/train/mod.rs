@@ -1,0 +1,1 @@
+//! The reference trainer around the layer: model, data, optimiser, checkpoints.
