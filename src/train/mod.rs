@@ -1,3 +1,5 @@
 //! The reference trainer around the layer: model, data, optimiser, checkpoints.
 
+pub mod config;
 pub mod param;
+pub mod preset;
