@@ -64,6 +64,15 @@ impl Routing {
         }
     }
 
+    /// Makes this space for another number of tokens; until routed its contents are arbitrary.
+    pub fn resize(&mut self, tokens: usize) {
+        self.cluster.resize(tokens);
+        self.expert.resize(tokens);
+        for tensor in [&mut self.weight, &mut self.prob_cluster, &mut self.prob_expert, &mut self.lse] {
+            tensor.resize(tokens);
+        }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         let floats = [&self.weight, &self.prob_cluster, &self.prob_expert, &self.lse];

@@ -1,5 +1,6 @@
 //! The reference trainer around the layer: model, data, optimiser, checkpoints.
 
 pub mod config;
+pub(crate) mod layout;
 pub mod param;
 pub mod preset;
