@@ -1,1 +1,3 @@
 //! The reference trainer around the layer: model, data, optimiser, checkpoints.
+
+pub mod data;
