@@ -69,7 +69,8 @@ fn id_width(vocab: u64) -> usize {
     if vocab <= 1 << 16 { 2 } else { 4 }
 }
 
-/// A corpus as token ids, mapped from a file: the ids cost no heap, and a clone is another handle on the same file.
+/// A corpus as token ids, mapped from a file: the ids cost no heap, and a clone is another handle on the same
+/// file.
 ///
 /// Every document is preceded by the tokenizer's end-of-text token, so that the first word of a document is
 /// predicted from a token too. Ids are stored as 2 bytes where the vocabulary allows, else as 4.
@@ -83,13 +84,14 @@ pub struct TokenFile {
 impl TokenFile {
     /// The ids of `source` under `tokenizer`, from `cache` where it has them, else tokenized and put there.
     ///
-    /// With `limit`, tokenizing stops at the end of the first piece (at most 32 KiB of text) that reaches so many
-    /// tokens, so that the word count stays exact. The file in the cache is named by the hash of the text, the
-    /// tokenizer and the limit; one that is damaged, cut short or made for something else is built again.
+    /// With `limit`, tokenizing stops at the end of the first piece (at most 32 KiB of text) that reaches so
+    /// many tokens, so that the word count stays exact. The file in the cache is named by the hash of the
+    /// text, the tokenizer and the limit; one that is damaged, cut short or made for something else is built
+    /// again.
     ///
     /// # Errors
-    /// [`Error::Io`] when the cache folder cannot be written, and whatever [`TextSource::pieces`] reports; in no case
-    /// is a partial file left under the final name.
+    /// [`Error::Io`] when the cache folder cannot be written, and whatever [`TextSource::pieces`] reports; in
+    /// no case is a partial file left under the final name.
     pub fn open_or_build(
         cache: impl AsRef<Path>,
         source: &TextSource,
@@ -115,8 +117,8 @@ impl TokenFile {
 
     fn map(path: PathBuf, header: Header) -> Result<Self> {
         let file = File::open(&path).map_err(Error::io("read", &path))?;
-        // SAFETY: the file belongs to the cache, which replaces files by renaming and never writes into one, so the
-        // mapped bytes do not change.
+        // SAFETY: the file belongs to the cache, which replaces files by renaming and never writes into one,
+        // so the mapped bytes do not change.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
         let expected = Header::BYTES as u64 + header.tokens * header.width() as u64;
         if map.len() as u64 != expected {
@@ -275,8 +277,8 @@ impl<W: Write> IdWriter<W> {
     }
 }
 
-/// Writes `path` through a temporary file in the same folder, flushed to the disk and then renamed: whoever looks sees
-/// the old file or the whole new one. The temporary file is removed when writing fails.
+/// Writes `path` through a temporary file in the same folder, flushed to the disk and then renamed: whoever
+/// looks sees the old file or the whole new one. The temporary file is removed when writing fails.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`, and whatever `write` reports.

@@ -16,7 +16,8 @@ pub struct Perplexity {
 }
 
 impl Perplexity {
-    /// From the total negative log-likelihood `nll` in nats of `tokens` predicted tokens that make up `words` words.
+    /// From the total negative log-likelihood `nll` in nats of `tokens` predicted tokens that make up `words`
+    /// words.
     pub fn new(nll: f64, tokens: u64, words: u64) -> Self {
         Perplexity { subword: (nll / tokens as f64).exp(), word: (nll / words as f64).exp() }
     }
