@@ -1,7 +1,19 @@
 //! Clustered, compressed Mixture-of-Experts.
 
+mod cpu;
+mod device;
+mod elem;
 mod error;
+pub mod moe;
+pub mod ops;
+mod plan;
+mod tensor;
 pub mod train;
 
-pub(crate) use error::ensure;
+pub use device::Device;
+pub use elem::{DType, Elem};
 pub use error::{Error, Result};
+pub use half::{bf16, f16};
+pub use ops::Op;
+pub use plan::{Order, Plan, Segments};
+pub use tensor::{Tensor, View, ViewMut};

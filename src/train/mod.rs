@@ -1,3 +1,7 @@
 //! The reference trainer around the layer: model, data, optimiser, checkpoints.
 
+pub mod config;
 pub mod data;
+pub(crate) mod layout;
+pub mod param;
+pub mod preset;

@@ -1,0 +1,146 @@
+//! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::bounds;
+use crate::elem::{DType, Elem};
+use crate::tensor::{View, ViewMut};
+
+/// A matrix operand: a view or its transpose.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a, T> {
+    view: View<'a, T, 2>,
+    transposed: bool,
+}
+
+impl<'a, T> Mat<'a, T> {
+    /// The transpose of `view`.
+    pub(crate) fn t(view: View<'a, T, 2>) -> Self {
+        Mat { view, transposed: true }
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        let [r, c] = self.view.shape();
+        if self.transposed { [c, r] } else { [r, c] }
+    }
+
+    /// Row and column strides.
+    fn strides(&self) -> [isize; 2] {
+        let row = self.view.strides()[0] as isize;
+        if self.transposed { [1, row] } else { [row, 1] }
+    }
+
+    fn narrow(self, axis: usize, range: std::ops::Range<usize>) -> Self {
+        let axis = if self.transposed { 1 - axis } else { axis };
+        Mat { view: self.view.narrow(axis, range), ..self }
+    }
+}
+
+impl<'a, T> From<View<'a, T, 2>> for Mat<'a, T> {
+    fn from(view: View<'a, T, 2>) -> Self {
+        Mat { view, transposed: false }
+    }
+}
+
+/// One product of a list: `c = a b`, or `c += a b`.
+pub(crate) struct Product<'a, C, A, B> {
+    pub c: ViewMut<'a, C, 2>,
+    pub a: Mat<'a, A>,
+    pub b: Mat<'a, B>,
+}
+
+/// Largest tile of `c` that one task computes, so that a single product also fills several threads.
+const TILE: usize = 512;
+
+/// Runs a list of products in parallel, each cut into tiles; `accumulate` adds to what `c` holds.
+pub(crate) fn run<C: Elem, A: Elem, B: Elem>(products: Vec<Product<'_, C, A, B>>, accumulate: bool) {
+    let mut tiles = Vec::with_capacity(products.len());
+    for Product { c, a, b } in products {
+        let (rows, cols) = (bounds(c.dim(0), TILE), bounds(c.dim(1), TILE));
+        for (band, r) in c.cut(0, &rows).into_iter().zip(rows.windows(2)) {
+            for (tile, n) in band.cut(1, &cols).into_iter().zip(cols.windows(2)) {
+                tiles.push(Product { c: tile, a: a.narrow(0, r[0]..r[1]), b: b.narrow(1, n[0]..n[1]) });
+            }
+        }
+    }
+    tiles.into_par_iter().with_max_len(1).for_each(|p| multiply(p.c, accumulate, p.a, p.b));
+}
+
+/// `c = a b` or `c += a b` on this thread: f32 arithmetic, rounded once into `C`.
+pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
+    mut c: ViewMut<'_, C, 2>,
+    accumulate: bool,
+    a: impl Into<Mat<'a, A>>,
+    b: impl Into<Mat<'a, B>>,
+) {
+    let (a, b) = (a.into(), b.into());
+    let ([m, k], [kb, n]) = (a.shape(), b.shape());
+    assert!(k == kb && c.shape() == [m, n], "product of {:?} and {:?} into {:?}", [m, k], [kb, n], c.shape());
+    if m == 0 || n == 0 {
+        return;
+    }
+    SCRATCH.with_borrow_mut(|[wide_a, wide_b, wide_c]| {
+        let (a_ptr, a_strides) = widen(&a, wide_a);
+        let (b_ptr, b_strides) = widen(&b, wide_b);
+        let whole = C::DTYPE == DType::F32;
+        let (c_ptr, c_stride) = if whole {
+            (c.as_mut_ptr().cast::<f32>(), c.strides()[0])
+        } else {
+            wide_c.resize(m * n, 0.0);
+            (wide_c.as_mut_ptr(), n)
+        };
+        // SAFETY: the operands are [m, k], [k, n] and [m, n] by the assertion above, with the strides of
+        // views that were checked against their memory, or of scratch sized here; `c` is exclusive.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c_ptr,
+                1,
+                c_stride as isize,
+                accumulate && whole,
+                a_ptr,
+                a_strides[1],
+                a_strides[0],
+                b_ptr,
+                b_strides[1],
+                b_strides[0],
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+        if !whole {
+            for i in 0..m {
+                let wide = &wide_c[i * n..(i + 1) * n];
+                for (out, &v) in c.row_mut(i).iter_mut().zip(wide) {
+                    *out = C::from_f32(if accumulate { out.to_f32() + v } else { v });
+                }
+            }
+        }
+    });
+}
+
+thread_local! {
+    /// f32 copies of half-precision operands and results; unused, and empty, for f32.
+    static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
+
+/// The operand as f32: itself, or a widened contiguous copy in `scratch`. Returns row and column strides.
+fn widen<T: Elem>(mat: &Mat<'_, T>, scratch: &mut Vec<f32>) -> (*const f32, [isize; 2]) {
+    if T::DTYPE == DType::F32 {
+        return (mat.view.as_ptr().cast(), mat.strides());
+    }
+    scratch.clear();
+    for i in 0..mat.view.dim(0) {
+        scratch.extend(mat.view.row(i).iter().map(|v| v.to_f32()));
+    }
+    let row = mat.view.dim(1) as isize;
+    (scratch.as_ptr(), if mat.transposed { [1, row] } else { [row, 1] })
+}

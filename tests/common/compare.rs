@@ -1,0 +1,67 @@
+//! The tolerance policy: `|got - ref| <= eps_out |ref| + 4 sqrt(K) 2^-24 sum |a||b|`, per element.
+//! In the subnormal range of f16, which values near 1 do reach, eps_out is absolute: half of 2^-24.
+
+use trimoe::{DType, Elem};
+
+/// A reference value and what bounds the error of computing it in f32.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bound {
+    /// The exact value.
+    pub value: f64,
+    /// Sum of the magnitudes of the terms.
+    pub magnitude: f64,
+    /// Number of terms.
+    pub terms: usize,
+}
+
+impl Bound {
+    /// Adds one term.
+    pub fn add(&mut self, term: f64) {
+        self.value += term;
+        self.magnitude += term.abs();
+        self.terms += 1;
+    }
+
+    /// Allowed error for an output of type `T`.
+    pub fn allowed<T: Elem>(&self) -> f64 {
+        let subnormal = if T::DTYPE == DType::F16 { 2f64.powi(-25) } else { 0.0 };
+        (T::EPS as f64 * self.value.abs()).max(subnormal)
+            + 4.0 * (self.terms.max(1) as f64).sqrt() * 2f64.powi(-24) * self.magnitude
+    }
+}
+
+/// Asserts every element within its bound; prints and returns the largest share of a bound that was used.
+pub fn assert_within<T: Elem>(name: &str, got: &[f64], want: &[Bound]) -> f64 {
+    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    let mut used = 0f64;
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let (error, allowed) = ((g - w.value).abs(), w.allowed::<T>());
+        assert!(error <= allowed, "{name}[{i}]: got {g}, want {}, error {error:e} > {allowed:e}", w.value);
+        if error > 0.0 {
+            used = used.max(error / allowed);
+        }
+    }
+    println!("{name}: {:.0} % of the bound used", used * 100.0);
+    used
+}
+
+/// Asserts `|got - want| <= relative * (|want| + floor)` for every element.
+pub fn close(name: &str, got: &[f64], want: &[f64], relative: f64, floor: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let (error, allowed) = ((g - w).abs(), relative * (w.abs() + floor));
+        assert!(error <= allowed, "{name}[{i}]: got {g}, want {w}, error {error:e} > {allowed:e}");
+    }
+}
+
+#[test]
+fn an_element_moved_by_three_bounds_fails() {
+    let mut want = vec![Bound::default(); 8];
+    want.iter_mut().enumerate().for_each(|(i, b)| (0..5).for_each(|j| b.add((i * j) as f64 - 3.5)));
+    let mut got: Vec<f64> = want.iter().map(|b| b.value).collect();
+    assert_within::<f32>("exact", &got, &want);
+    got[3] += 3.0 * want[3].allowed::<f32>();
+    assert!(std::panic::catch_unwind(|| assert_within::<f32>("moved", &got, &want)).is_err());
+    got[3] = f64::NAN;
+    assert!(std::panic::catch_unwind(|| assert_within::<f32>("nan", &got, &want)).is_err());
+}
