@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::grammar::{Grammar, Split};
 use super::tokens::TokenFile;
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// Where the tokens come from.
 #[derive(Clone, Debug)]
@@ -72,7 +72,9 @@ impl Batches {
         if let Corpus::File(file) = &corpus {
             let (tokens, needed) = (file.len(), batch.saturating_mul(seq).saturating_add(1));
             if tokens < needed {
-                let why = format!("the corpus has {tokens} tokens, fewer than the {needed} of one {batch} x {seq} batch");
+                let why = format!(
+                    "the corpus has {tokens} tokens, fewer than the {needed} of one {batch} x {seq} batch"
+                );
                 return Err(Error::data(file.path(), why));
             }
         }
@@ -112,9 +114,9 @@ impl Batches {
     /// [`Error::Rule`] when `micro` or the length of `out` does not fit the shape.
     pub fn fill(&self, step: u64, micro: usize, out: &mut [u32]) -> Result<()> {
         let BatchShape { batch, seq, accumulate } = self.shape;
-        crate::ensure!("Batches::fill", micro < accumulate, micro = micro, accumulate = accumulate);
+        ensure!("Batches::fill", micro < accumulate, micro = micro, accumulate = accumulate);
         let expected = batch * (seq + 1);
-        crate::ensure!("Batches::fill", out.len() == expected, len = out.len(), expected = expected);
+        ensure!("Batches::fill", out.len() == expected, len = out.len(), expected = expected);
         let first = (step * accumulate as u64 + micro as u64) * batch as u64;
         for (row, out) in out.chunks_exact_mut(seq + 1).enumerate() {
             let index = first + row as u64;
@@ -210,7 +212,7 @@ impl EvalWindows {
     /// # Errors
     /// [`Error::Rule`] when there is no such window.
     pub fn read(&self, index: u64, out: &mut Vec<u32>) -> Result<()> {
-        crate::ensure!("EvalWindows::read", index < self.len(), index = index, len = self.len());
+        ensure!("EvalWindows::read", index < self.len(), index = index, len = self.len());
         let start = index * self.seq as u64;
         let predicted = (self.predicted - start).min(self.seq as u64) as usize;
         out.resize(predicted + 1, 0);

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// Tokens of one class, where the vocabulary divides evenly.
 const CLASS: usize = 16;
@@ -89,14 +89,9 @@ impl Grammar {
             return Err(Error::config("--vocab", vocab, why));
         }
         let classes = vocab / CLASS;
-        crate::ensure!("Grammar", topics >= 1, topics = topics);
-        crate::ensure!(
-            "Grammar",
-            (1..=classes).contains(&branching),
-            branching = branching,
-            classes = classes
-        );
-        crate::ensure!("Grammar", (0.0..=1.0).contains(&switch), switch = switch);
+        ensure!("Grammar", topics >= 1, topics = topics);
+        ensure!("Grammar", (1..=classes).contains(&branching), branching = branching, classes = classes);
+        ensure!("Grammar", (0.0..=1.0).contains(&switch), switch = switch);
 
         // Tokens left over by the division go to as many classes, one each; there are more classes than
         // those.

@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::{Piece, TextSource, Tokenizer};
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// First bytes of every token file; the last is the version of the layout.
 const MAGIC: [u8; 8] = *b"TRIMOET\x01";
@@ -158,7 +158,7 @@ impl TokenFile {
     /// [`Error::Rule`] when they go beyond the end of the file.
     pub fn copy_to(&self, start: usize, out: &mut [u32]) -> Result<()> {
         let end = start.saturating_add(out.len());
-        crate::ensure!("TokenFile::copy_to", end <= self.len(), end = end, len = self.len());
+        ensure!("TokenFile::copy_to", end <= self.len(), end = end, len = self.len());
         let width = self.header.width();
         let bytes = &self.map[Header::BYTES + start * width..Header::BYTES + end * width];
         unpack(bytes, width, |i, id| out[i] = id);
