@@ -279,10 +279,11 @@ fn logit_gradient(routing: &Routing, terms: &LossTerms, t: usize, dweight: &[f32
     let (p_first, p_second) = (routing.prob_cluster.view().row(t), routing.prob_expert.view().row(t));
     let lse = routing.lse.view().row(t);
     let local = |e: u32| e as usize - g * per;
-    let kept: f32 = if chosen.len() == 1 { 1.0 } else { chosen.iter().map(|&e| p_second[local(e)]).sum() };
-    if kept == 0.0 {
+    let mass: f32 = chosen.iter().map(|&e| p_second[local(e)]).sum();
+    if mass == 0.0 {
         return; // a skipped token
     }
+    let kept = if chosen.len() == 1 { 1.0 } else { mass };
 
     // w_j = p_g q_j with q_j = p_j / kept, so dp_g = <dw, q>, and dp_j = p_g (dw_j - <dw, q>) / kept; without
     // the division (topk 1), dp_j = p_g dw_j.
