@@ -70,6 +70,8 @@ fn check_shapes(
     let logits = routing.levels() + clusters * per;
     ensure!(op, clusters >= 1 && per >= 1, clusters = clusters, experts = clusters * per);
     ensure!(op, topk >= 1 && topk <= per, topk = topk, experts_per_cluster = per);
+    let parts = [&routing.weight, &routing.prob_cluster, &routing.prob_expert, &routing.lse];
+    ensure!(op, routing.is_whole(), expert = routing.expert.shape(), floats = parts.map(|p| p.shape()));
     ensure!(op, x[0] == routing.tokens(), x = x, tokens = routing.tokens());
     ensure!(op, w == [logits, x[1]], w = w, x = x, logits = logits);
     ensure!(op, temperature > 0.0 && temperature.is_finite(), temperature = temperature);
@@ -221,6 +223,9 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
     }
 
     fn cpu(mut self) -> Result<()> {
+        // Not in `check`, which must not wait for what a device computes.
+        let misplaced = self.routing.misplaced_token();
+        ensure!(Self::NAME, misplaced.is_none(), token = misplaced);
         let rows = bounds(self.x.dim(0), ROWS);
         let terms = LossTerms::new(&self.routing.stats, self.loss);
         let (routing, dweight, temperature) = (self.routing, self.dweight, self.temperature);
