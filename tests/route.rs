@@ -123,7 +123,13 @@ fn weights_keep_the_cluster_probability_and_sum_to_it() {
         for t in 0..20 {
             let g = routing.cluster.host()[t] as usize;
             let sum: f64 = wide(&routing.weight.host()[t * topk..][..topk]).iter().sum();
-            close("sum of weights", &[sum], &wide(&routing.prob_cluster.host()[t * clusters + g..][..1]), 1e-6, 0.0);
+            close(
+                "sum of weights",
+                &[sum],
+                &wide(&routing.prob_cluster.host()[t * clusters + g..][..1]),
+                1e-6,
+                0.0,
+            );
         }
     }
 }
@@ -169,7 +175,9 @@ fn logits_that_are_not_finite() {
         let per = if clusters == 1 { 6 } else { 2 };
         for topk in 1..=per {
             let router = Router { hidden: 1, clusters, per, topk, temperature: 0.7 };
-            for want in [run_case::<f32>(&router, &[1.0, 2.0], &w), run_case::<bf16>(&router, &[1.0, 2.0], &w)] {
+            for want in
+                [run_case::<f32>(&router, &[1.0, 2.0], &w), run_case::<bf16>(&router, &[1.0, 2.0], &w)]
+            {
                 assert_eq!(want.skipped, skipped, "{w:?}");
                 for chosen in want.expert.chunks_exact(topk) {
                     let distinct: std::collections::BTreeSet<_> = chosen.iter().collect();

@@ -190,7 +190,7 @@ fn every_rule_is_checked() {
     let device = &devices()[0];
     // Shapes in the order x, w, dweight, dlogits, dx, dw; one of them is replaced.
     const GOOD: [[usize; 2]; 6] = [[3, 5], [6, 5], [3, 2], [3, 6], [3, 5], [6, 5]];
-    let run = |replace: Option<(usize, [usize; 2])>, temperature: f32| {
+    let run_with = |routing: Routing, replace: Option<(usize, [usize; 2])>, temperature: f32| {
         let mut shapes = GOOD;
         if let Some((i, shape)) = replace {
             shapes[i] = shape;
@@ -201,7 +201,7 @@ fn every_rule_is_checked() {
             x: zeros(x).view(),
             w: zeros(w).view(),
             temperature,
-            routing: &Routing::new(device, 3, 2, 4, 2),
+            routing: &routing,
             dweight: zeros(dweight).view(),
             loss: RouteLoss { balance: 0.01, z: 0.0 },
             dlogits: zeros(dlogits).view_mut(),
@@ -210,6 +210,7 @@ fn every_rule_is_checked() {
             accumulate: false,
         })
     };
+    let run = |replace, temperature| run_with(Routing::new(device, 3, 2, 4, 2), replace, temperature);
     run(None, 1.0).unwrap();
     assert_breaks(run(Some((0, [4, 5])), 1.0), "x[0] == routing.tokens()");
     assert_breaks(run(Some((1, [5, 5])), 1.0), "w == [logits, x[1]]");
@@ -218,4 +219,30 @@ fn every_rule_is_checked() {
     assert_breaks(run(Some((3, [3, 5])), 1.0), "self.dlogits.shape() == [x[0], w[0]]");
     assert_breaks(run(Some((4, [3, 4])), 1.0), "self.dx.shape() == x");
     assert_breaks(run(Some((5, [5, 5])), 1.0), "self.dw.shape() == w");
+
+    // The parts of a routing are public: any of them may be replaced or overwritten.
+    let broken: [fn(&mut Routing); 7] = [
+        |r| r.expert = Device::cpu().zeros([2, 2]),
+        |r| r.weight = Device::cpu().zeros([3, 1]),
+        |r| r.prob_cluster = Device::cpu().zeros([2, 2]),
+        |r| r.prob_expert = Device::cpu().zeros([4, 2]),
+        |r| r.lse = Device::cpu().zeros([3, 1]),
+        |r| r.stats.cluster_tokens.clear(),
+        |r| r.stats.expert_prob.push(0.0),
+    ];
+    for change in broken {
+        let mut routing = Routing::new(device, 3, 2, 4, 2);
+        change(&mut routing);
+        assert_breaks(run_with(routing, None, 1.0), "routing.is_whole()");
+    }
+    let misplaced: [fn(&mut Routing); 3] = [
+        |r| r.cluster.host_mut()[2] = 2,
+        |r| r.cluster.host_mut()[0] = 1,
+        |r| r.expert.host_mut()[5] = u32::MAX,
+    ];
+    for change in misplaced {
+        let mut routing = Routing::new(device, 3, 2, 4, 2);
+        change(&mut routing);
+        assert_breaks(run_with(routing, None, 1.0), "misplaced.is_none()");
+    }
 }

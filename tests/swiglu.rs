@@ -94,9 +94,7 @@ fn extreme_gates_are_finite() {
     let want: Vec<f64> = gates.iter().map(|&g| silu(g)).collect();
     common::close("h", &h.written(), &want, 1e-6, 1e-30);
     let mut dh = Guarded::<f32, 2>::of(&[1.0; 8], [gates.len(), 1]);
-    device
-        .run(SwiGluBackward { z: z.view_mut(), dh: dh.view_mut(), weights: None, dweight: None })
-        .unwrap();
+    device.run(SwiGluBackward { z: z.view_mut(), dh: dh.view_mut(), weights: None, dweight: None }).unwrap();
     let want: Vec<f64> = gates.iter().flat_map(|&g| [silu_slope(g), silu(g)]).collect();
     common::close("dz", &z.written(), &want, 1e-6, 1e-30);
 }

@@ -61,7 +61,8 @@ pub fn near<T: Elem>(name: &str, got: &[f64], want: &[f64], ulps: f64) {
     let rms = (want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64).sqrt();
     let mut used = 0f64;
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        let (error, allowed) = ((g - w).abs(), T::EPS as f64 * w.abs() + ulps * 2f64.powi(-24) * (w.abs() + rms));
+        let (error, allowed) =
+            ((g - w).abs(), T::EPS as f64 * w.abs() + ulps * 2f64.powi(-24) * (w.abs() + rms));
         assert!(error <= allowed, "{name}[{i}]: got {g}, want {w}, error {error:e} > {allowed:e}");
         used = used.max(if error > 0.0 { error / allowed } else { 0.0 });
     }

@@ -12,6 +12,7 @@ pub mod rng;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
 pub use compare::{Bound, assert_within, close, near, norm_wise};
+#[allow(unused_imports, reason = "not every test uses every helper")]
 pub use guarded::Guarded;
 pub use rng::Rng;
 

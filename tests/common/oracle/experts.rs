@@ -134,7 +134,9 @@ impl Experts<'_> {
                     d.a2[at] += dq * w * silu(gate) * up;
                 }
                 d.weight[choice] += dh * silu(gate) * up;
-                for (half, dz) in [dh * w * silu_slope(gate) * up, dh * w * silu(gate)].into_iter().enumerate() {
+                for (half, dz) in
+                    [dh * w * silu_slope(gate) * up, dh * w * silu(gate)].into_iter().enumerate()
+                {
                     dbp[half * inner + j] += dz;
                     for r in 0..rank {
                         let p = 2 * inner + 2 * rank * local + half * rank + r;

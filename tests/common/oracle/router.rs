@@ -114,7 +114,8 @@ impl Router {
         for g in 0..self.clusters {
             let members: Vec<usize> = (0..tokens).filter(|&t| d.cluster[t] as usize == g).collect();
             let share = members.len() as f64 / tokens as f64;
-            let mean = (0..tokens).map(|t| d.prob_cluster[t * self.clusters + g]).sum::<f64>() / tokens as f64;
+            let mean =
+                (0..tokens).map(|t| d.prob_cluster[t * self.clusters + g]).sum::<f64>() / tokens as f64;
             across += self.clusters as f64 * share * mean;
             for i in (0..self.per).filter(|_| !members.is_empty()) {
                 let id = (g * self.per + i) as u32;
