@@ -4,11 +4,29 @@
 //! (f32, bf16, f16), statistics and gradients of weights are f32. Weights are stored `[out, in]`, so a
 //! product reads `y = x w^T`.
 
+mod adamw;
+mod add;
+mod attention;
+mod attention_backward;
+mod cross_entropy;
+mod embedding;
+mod global_norm;
 mod grouped_gemm;
 mod permute;
+mod rms_norm;
+mod rope;
 
+pub use adamw::AdamW;
+pub use add::Add;
+pub use attention::Attention;
+pub use attention_backward::AttentionBackward;
+pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
+pub use embedding::{Embedding, EmbeddingBackward};
+pub use global_norm::GlobalNorm;
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 pub use permute::{Combine, CombineBackward, Permute};
+pub use rms_norm::{RmsNorm, RmsNormBackward};
+pub use rope::Rope;
 
 #[allow(unused_imports)]
 use crate::elem::Elem;
