@@ -15,6 +15,20 @@ pub(crate) fn simd<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// [`simd`] that is sure to reach the loops: `vectorize!(|| work)`.
+///
+/// The instruction set is that of the function the loops end up in, and a large closure is called instead
+/// of inlined unless it insists: the loops would then be compiled for the baseline.
+macro_rules! vectorize {
+    (|| $work:expr) => {
+        $crate::cpu::math::simd(
+            #[inline(always)]
+            || $work,
+        )
+    };
+}
+pub(crate) use vectorize;
+
 /// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7, NaN for NaN.
 ///
 /// Cody-Waite reduction to [-ln2/2, ln2/2] and the degree-6 polynomial of Cephes `expf`.

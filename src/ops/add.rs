@@ -1,0 +1,56 @@
+//! Adding one tensor to another: a residual connection.
+
+use rayon::prelude::*;
+
+use super::Op;
+use crate::cpu::bounds;
+use crate::cpu::math::vectorize;
+use crate::elem::Elem;
+use crate::error::{Result, ensure};
+use crate::tensor::{View, ViewMut};
+
+/// Rows per task.
+const ROWS: usize = 128;
+
+/// `y += x`, in f32, rounded once.
+#[derive(Debug)]
+pub struct Add<'a, T> {
+    /// `[rows, hidden]`.
+    pub x: View<'a, T, 2>,
+    /// `[rows, hidden]`.
+    pub y: ViewMut<'a, T, 2>,
+}
+
+impl<T: Elem> Op for Add<'_, T> {
+    const NAME: &'static str = "add";
+
+    fn check(&self) -> Result<()> {
+        ensure!(Self::NAME, self.x.shape() == self.y.shape(), x = self.x.shape(), y = self.y.shape());
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.y.shape().contains(&0)
+    }
+
+    fn flops(&self) -> u64 {
+        0
+    }
+
+    fn bytes(&self) -> u64 {
+        (3 * self.x.dim(0) * self.x.dim(1) * T::DTYPE.size()) as u64
+    }
+
+    fn cpu(self) -> Result<()> {
+        let rows = bounds(self.x.dim(0), ROWS);
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+            vectorize!(|| {
+                for p in rows[0]..rows[1] {
+                    let y = band.row_mut(p - rows[0]).iter_mut();
+                    y.zip(self.x.row(p)).for_each(|(y, x)| *y = T::from_f32(y.to_f32() + x.to_f32()));
+                }
+            });
+        });
+        Ok(())
+    }
+}
