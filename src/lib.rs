@@ -4,6 +4,7 @@ mod cpu;
 mod device;
 mod elem;
 mod error;
+pub mod moe;
 pub mod ops;
 mod plan;
 mod tensor;

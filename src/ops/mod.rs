@@ -4,11 +4,20 @@
 //! (f32, bf16, f16), statistics and gradients of weights are f32. Weights are stored `[out, in]`, so a
 //! product reads `y = x w^T`.
 
+mod expand;
+mod expand_tile;
 mod grouped_gemm;
 mod permute;
+mod route;
+mod routing;
+mod swiglu;
 
+pub use expand::{Expand, ExpandBackward};
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 pub use permute::{Combine, CombineBackward, Permute};
+pub use route::{Route, RouteBackward};
+pub use routing::{RouteLoss, RouteStats, Routing};
+pub use swiglu::{SlotWeights, SwiGlu, SwiGluBackward};
 
 #[allow(unused_imports)]
 use crate::elem::Elem;

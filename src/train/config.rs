@@ -6,38 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::elem::DType;
 use crate::error::{Error, Result};
-
-/// The feed-forward part of every layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum FfnKind {
-    /// One SwiGLU for all tokens.
-    Dense,
-    /// Softmax top-k over full experts (Switch, Mixtral): the baseline.
-    Flat,
-    /// Clusters of experts, each a shared base plus a low-rank residual, behind a two-stage router.
-    Clustered,
-}
-
-impl FfnKind {
-    /// All kinds, in the order `compare` reports them.
-    pub const ALL: [FfnKind; 3] = [FfnKind::Dense, FfnKind::Flat, FfnKind::Clustered];
-
-    /// The name in options and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            FfnKind::Dense => "dense",
-            FfnKind::Flat => "flat",
-            FfnKind::Clustered => "clustered",
-        }
-    }
-}
-
-impl fmt::Display for FfnKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+pub use crate::moe::FfnKind;
 
 /// Storage of weights and activations; sums and the optimiser are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

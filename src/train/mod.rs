@@ -2,6 +2,8 @@
 
 pub mod accounting;
 pub mod config;
+pub mod data;
 pub mod exchange;
+pub(crate) mod layout;
 pub mod param;
 pub mod preset;
