@@ -27,11 +27,7 @@ impl ParamCounts {
     /// Counts of a valid shape.
     pub fn new(model: &ModelConfig) -> Self {
         let [vocab, d, layers] = [model.vocab, model.hidden, model.layers].map(|x| x as u64);
-        let candidates = match model.ffn {
-            FfnKind::Dense => 0,
-            FfnKind::Flat => model.experts,
-            FfnKind::Clustered => model.clusters + model.experts,
-        };
+        let candidates = if model.ffn == FfnKind::Dense { 0 } else { model.layer().shape.logits() };
         ParamCounts {
             embedding: vocab * d,
             attention: layers * 4 * d * d,
@@ -81,6 +77,7 @@ impl Flops {
         let candidates = match model.ffn {
             FfnKind::Dense => 0,
             FfnKind::Flat => model.experts,
+            FfnKind::Clustered if model.clusters == 1 => model.experts,
             FfnKind::Clustered => model.clusters + model.experts_per_cluster(),
         };
         Flops {
@@ -178,6 +175,8 @@ impl Accounting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
+    use crate::train::layout;
     use crate::train::preset::Preset;
 
     fn account(preset: Preset, ffn: FfnKind) -> Accounting {
@@ -215,6 +214,27 @@ mod tests {
         assert_eq!(params, want);
         let active = account(Preset::Tiny, FfnKind::Clustered).active_params;
         assert_eq!(active, params.total() - params.expert + 2 * 3 * (64 * 128 + 2 * 8 * (64 + 128)));
+    }
+
+    #[test]
+    fn counts_are_those_of_the_model_that_is_built() {
+        for ffn in FfnKind::ALL {
+            for clusters in [1, 4] {
+                let model = ModelConfig { clusters, ..Preset::Tiny.model().variant(ffn) };
+                let built = layout::build::<f32>(&model, &Device::cpu(), 0, false);
+                let pieces = built.iter().flat_map(|p| &p.pieces);
+                let sum = |part: &str| {
+                    pieces.clone().filter(|p| p.name.contains(part)).map(|p| p.len() as u64).sum::<u64>()
+                };
+                let params = ParamCounts::new(&model);
+                let [router, expert] = [sum("gate.weight"), sum(".mlp.") - sum("gate.weight")];
+                assert_eq!(
+                    [params.router, params.expert, params.total()],
+                    [router, expert, sum("")],
+                    "{ffn}"
+                );
+            }
+        }
     }
 
     #[test]
