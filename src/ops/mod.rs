@@ -4,6 +4,7 @@
 //! (f32, bf16, f16), statistics and gradients of weights are f32. Weights are stored `[out, in]`, so a
 //! product reads `y = x w^T`.
 
+mod copy;
 mod expand;
 mod expand_tile;
 mod grouped_gemm;
@@ -12,6 +13,7 @@ mod route;
 mod routing;
 mod swiglu;
 
+pub use copy::Copy;
 pub use expand::{Expand, ExpandBackward};
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 pub use permute::{Combine, CombineBackward, Permute};
