@@ -112,7 +112,8 @@ impl<T: Elem> Residuals<'_, T> {
                     let q = matrix_mut(p, [slots.len(), rank], rank);
                     multiply(q, false, h, Mat::t(self.a2.matrix(e)));
                     for (slot, q) in slots.iter().zip(p.chunks_exact(rank)) {
-                        sum[slot.row * width..][columns.q.clone()].copy_from_slice(q);
+                        let sum = &mut sum[slot.row * width..][columns.q.clone()];
+                        sum.iter_mut().zip(q).for_each(|(s, q)| *s += q);
                     }
                 }
                 for (r, sum) in sum.chunks_exact(width).enumerate() {
@@ -207,7 +208,8 @@ impl<T: Elem> Residuals<'_, T> {
                         multiply(matrix_mut(&mut r[half * rank..], [n, rank], 2 * rank), false, dz, b);
                     }
                     for (slot, dp) in slots.iter().zip(r.chunks_exact(2 * rank)) {
-                        sum[slot.row * width..][columns.p.clone()].copy_from_slice(dp);
+                        let sum = &mut sum[slot.row * width..][columns.p.clone()];
+                        sum.iter_mut().zip(dp).for_each(|(s, d)| *s += d);
                     }
                 }
                 for (i, sum) in sum.chunks_exact(width).enumerate() {

@@ -70,6 +70,8 @@ fn check_shapes(
     let logits = routing.levels() + clusters * per;
     ensure!(op, clusters >= 1 && per >= 1, clusters = clusters, experts = clusters * per);
     ensure!(op, topk >= 1 && topk <= per, topk = topk, experts_per_cluster = per);
+    let parts = [&routing.weight, &routing.prob_cluster, &routing.prob_expert, &routing.lse];
+    ensure!(op, routing.is_whole(), expert = routing.expert.shape(), floats = parts.map(|p| p.shape()));
     ensure!(op, x[0] == routing.tokens(), x = x, tokens = routing.tokens());
     ensure!(op, w == [logits, x[1]], w = w, x = x, logits = logits);
     ensure!(op, temperature > 0.0 && temperature.is_finite(), temperature = temperature);
@@ -221,6 +223,9 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
     }
 
     fn cpu(mut self) -> Result<()> {
+        // Not in `check`, which must not wait for what a device computes.
+        let misplaced = self.routing.misplaced_token();
+        ensure!(Self::NAME, misplaced.is_none(), token = misplaced);
         let rows = bounds(self.x.dim(0), ROWS);
         let terms = LossTerms::new(&self.routing.stats, self.loss);
         let (routing, dweight, temperature) = (self.routing, self.dweight, self.temperature);
@@ -279,10 +284,11 @@ fn logit_gradient(routing: &Routing, terms: &LossTerms, t: usize, dweight: &[f32
     let (p_first, p_second) = (routing.prob_cluster.view().row(t), routing.prob_expert.view().row(t));
     let lse = routing.lse.view().row(t);
     let local = |e: u32| e as usize - g * per;
-    let kept: f32 = if chosen.len() == 1 { 1.0 } else { chosen.iter().map(|&e| p_second[local(e)]).sum() };
-    if kept == 0.0 {
+    let mass: f32 = chosen.iter().map(|&e| p_second[local(e)]).sum();
+    if mass == 0.0 {
         return; // a skipped token
     }
+    let kept = if chosen.len() == 1 { 1.0 } else { mass };
 
     // w_j = p_g q_j with q_j = p_j / kept, so dp_g = <dw, q>, and dp_j = p_g (dw_j - <dw, q>) / kept; without
     // the division (topk 1), dp_j = p_g dw_j.

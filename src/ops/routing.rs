@@ -79,6 +79,29 @@ impl Routing {
         self.cluster.bytes() + self.expert.bytes() + floats.iter().map(|t| t.bytes()).sum::<u64>()
     }
 
+    /// True if the parts, which a caller can replace one by one, fit each other.
+    pub(super) fn is_whole(&self) -> bool {
+        let (tokens, clusters, per) = (self.tokens(), self.clusters(), self.per());
+        let stats = &self.stats;
+        self.expert.shape()[0] == tokens
+            && self.weight.shape() == self.expert.shape()
+            && self.prob_cluster.shape()[0] == tokens
+            && self.prob_expert.shape()[0] == tokens
+            && self.lse.shape() == [tokens, 2]
+            && [stats.cluster_tokens.len(), stats.cluster_prob.len()] == [clusters; 2]
+            && [stats.expert_slots.len(), stats.expert_prob.len()] == [clusters * per; 2]
+    }
+
+    /// The first token whose cluster does not exist or does not own all of the token's experts.
+    pub(super) fn misplaced_token(&self) -> Option<usize> {
+        let (clusters, per) = (self.clusters(), self.per());
+        let chosen = self.expert.host().chunks_exact(self.expert.shape()[1].max(1));
+        let misplaced = |(&g, chosen): (&u32, &[u32])| {
+            g as usize >= clusters || chosen.iter().any(|&e| e as usize / per != g as usize)
+        };
+        self.cluster.host().iter().zip(chosen).position(misplaced)
+    }
+
     pub(super) fn tokens(&self) -> usize {
         self.cluster.len()
     }

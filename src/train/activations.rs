@@ -15,7 +15,7 @@ pub(super) struct Block<T> {
     pub inv_rms1: Tensor<f32, 1>,  // [rows]
     pub qkv: Tensor<T, 2>,         // [rows, 3 hidden], q and k rotated
     pub attended: Tensor<T, 2>,    // [rows, hidden]
-    pub lse: Tensor<f32, 2>,       // [rows, heads]
+    pub lse: Tensor<f32, 2>,       // [heads, rows]
     pub middle: Tensor<T, 2>,      // [rows, hidden], after attention
     pub normed2: Tensor<T, 2>,     // [rows, hidden]
     pub inv_rms2: Tensor<f32, 1>,  // [rows]
@@ -50,7 +50,7 @@ impl<T: Elem> Activations<T> {
                 inv_rms1: device.zeros([rows]),
                 qkv: device.zeros([rows, 3 * hidden]),
                 attended: device.zeros([rows, hidden]),
-                lse: device.zeros([rows, config.heads]),
+                lse: device.zeros([config.heads, rows]),
                 middle: device.zeros([rows, hidden]),
                 normed2: device.zeros([rows, hidden]),
                 inv_rms2: device.zeros([rows]),

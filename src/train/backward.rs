@@ -2,7 +2,7 @@
 
 use super::activations::Block;
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, gain, split_ids};
+use super::model::{HEAD_ROWS, Model, split_ids};
 use super::param::Param;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -140,7 +140,7 @@ impl<T: Elem> Model<T> {
             dout: dnormed.as_view(),
             out,
             qkv: qkv.front([rows, 3 * hidden]),
-            lse: lse.front([rows, heads]),
+            lse: lse.front([heads, rows]),
             heads,
             seq,
             dqkv: dqkv.reborrow(),

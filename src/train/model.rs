@@ -131,9 +131,9 @@ impl<T: Elem> Model<T> {
         }
         let last = self.config.layers;
         let gain = gain(&self.params[self.config.layer_start(last)]);
-        let Activations { normed, inv_rms, .. } = &mut self.acts;
+        let Activations { normed, inv_rms, streams, .. } = &mut self.acts;
         let (y, inv_rms) = (normed.front_mut([rows, hidden]), inv_rms.front_mut([rows]));
-        let x = self.acts.streams[last % self.acts.streams.len()].front([rows, hidden]);
+        let x = streams[last % streams.len()].front([rows, hidden]);
         self.device.run(RmsNorm { x, gain, eps: self.config.norm_eps, y, inv_rms })
     }
 
@@ -160,7 +160,7 @@ impl<T: Elem> Model<T> {
             device.run(Rope { x, heads, seq, theta, inverse: false })?;
         }
         let mut out = attended.front_mut([rows, hidden]);
-        let lse = lse.front_mut([rows, heads]);
+        let lse = lse.front_mut([heads, rows]);
         device.run(Attention { qkv: qkv.as_view(), heads, seq, out: out.reborrow(), lse })?;
         let mut middle = middle.front_mut([rows, hidden]);
         device.run(Copy { x, y: middle.reborrow() })?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::grammar::{Grammar, Split};
 use super::tokens::TokenFile;
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// Where the tokens come from.
 #[derive(Clone, Debug)]
@@ -46,17 +46,15 @@ pub struct BatchShape {
 
 /// Training batches.
 ///
-/// A file of `n` tokens has `(n - 1) / seq` windows of `seq + 1` tokens, each starting with the last token of the one
-/// before; every epoch visits all of them once, in an order of its own. The built-in grammar gives every window
-/// fresh text. There is no state to save: a batch is a function of the seed and its step, so a run that resumes at a
-/// step sees exactly what it would have seen.
+/// A file of `n` tokens has `(n - 1) / seq` windows of `seq + 1` tokens, each starting with the last token of
+/// the one before; every epoch visits all of them once, in an order of its own. The built-in grammar gives
+/// every window fresh text. There is no state to save: a batch is a function of the seed and its step, so a
+/// run that resumes at a step sees exactly what it would have seen.
 #[derive(Clone, Debug)]
 pub struct Batches {
     corpus: Corpus,
     shape: BatchShape,
     seed: u64,
-    /// Windows of an epoch; `None` where there are no epochs.
-    windows: Option<u64>,
 }
 
 impl Batches {
@@ -71,21 +69,16 @@ impl Batches {
                 return Err(Error::config(option, value, "must be at least 1"));
             }
         }
-        let windows = match &corpus {
-            Corpus::Generated(_) => None,
-            Corpus::File(file) => {
-                let needed = batch.saturating_mul(seq).saturating_add(1);
-                if file.len() < needed {
-                    let why = format!(
-                        "the corpus has {} tokens, fewer than the {needed} of one batch of {batch} sequences of {seq}",
-                        file.len()
-                    );
-                    return Err(Error::data(file.path(), why));
-                }
-                Some(((file.len() - 1) / seq) as u64)
+        if let Corpus::File(file) = &corpus {
+            let (tokens, needed) = (file.len(), batch.saturating_mul(seq).saturating_add(1));
+            if tokens < needed {
+                let why = format!(
+                    "the corpus has {tokens} tokens, fewer than the {needed} of one {batch} x {seq} batch"
+                );
+                return Err(Error::data(file.path(), why));
             }
-        };
-        Ok(Batches { corpus, shape, seed, windows })
+        }
+        Ok(Batches { corpus, shape, seed })
     }
 
     /// The corpus.
@@ -104,43 +97,52 @@ impl Batches {
         accumulate as u64 * batch as u64 * seq as u64
     }
 
-    /// How many times the steps before `step` have been through the corpus; 0 for the grammar, which never repeats.
+    /// How many times the steps before `step` have been through the corpus; 0 for the grammar, which never
+    /// repeats.
     pub fn epochs(&self, step: u64) -> f64 {
-        let windows = step as f64 * (self.shape.accumulate * self.shape.batch) as f64;
-        self.windows.map_or(0.0, |epoch| windows / epoch as f64)
+        let read = step as f64 * (self.shape.accumulate * self.shape.batch) as f64;
+        match &self.corpus {
+            Corpus::File(file) => read / epoch_windows(file, self.shape.seq) as f64,
+            Corpus::Generated(_) => 0.0,
+        }
     }
 
-    /// Writes part `micro` (below `accumulate`) of step `step` (from 0): `out` is `[batch, seq + 1]`, row by row. The
-    /// inputs of a row are its first `seq` tokens, the targets its last `seq`.
+    /// Writes part `micro` (below `accumulate`) of step `step` (from 0): `out` is `[batch, seq + 1]`, row by
+    /// row. The inputs of a row are its first `seq` tokens, the targets its last `seq`.
     ///
     /// # Errors
     /// [`Error::Rule`] when `micro` or the length of `out` does not fit the shape.
     pub fn fill(&self, step: u64, micro: usize, out: &mut [u32]) -> Result<()> {
         let BatchShape { batch, seq, accumulate } = self.shape;
-        crate::ensure!("Batches::fill", micro < accumulate, micro = micro, accumulate = accumulate);
+        ensure!("Batches::fill", micro < accumulate, micro = micro, accumulate = accumulate);
         let expected = batch * (seq + 1);
-        crate::ensure!("Batches::fill", out.len() == expected, len = out.len(), expected = expected);
+        ensure!("Batches::fill", out.len() == expected, len = out.len(), expected = expected);
         let first = (step * accumulate as u64 + micro as u64) * batch as u64;
         for (row, out) in out.chunks_exact_mut(seq + 1).enumerate() {
             let index = first + row as u64;
-            match (&self.corpus, self.windows) {
-                (Corpus::File(file), Some(windows)) => {
-                    let epoch = index / windows;
-                    let window = shuffled(self.seed, epoch, windows, index % windows);
+            match &self.corpus {
+                Corpus::File(file) => {
+                    let windows = epoch_windows(file, seq);
+                    let window = shuffled(self.seed, index / windows, windows, index % windows);
                     file.copy_to(window as usize * seq, out)?;
                 }
-                (Corpus::File(_), None) => {}
-                (Corpus::Generated(grammar), _) => grammar.fill(Split::Train, index, out),
+                Corpus::Generated(grammar) => grammar.fill(Split::Train, index, out),
             }
         }
         Ok(())
     }
 }
 
+/// Windows of `seq` predicted tokens in `file`, what is left over at its end left out.
+fn epoch_windows(file: &TokenFile, seq: usize) -> u64 {
+    ((file.len() - 1) / seq) as u64
+}
+
 /// Consecutive windows over a corpus that predict every token but the first exactly once.
 ///
-/// Window `i` holds the tokens `i * seq ..= i * seq + seq`: it starts with the last token of the window before, as
-/// context. The last one may be shorter. The total negative log-likelihood is the sum over all windows.
+/// Window `i` holds the tokens `i * seq ..= i * seq + seq`: it starts with the last token of the window
+/// before, as context. The last one may be shorter. The total negative log-likelihood is the sum over all
+/// windows.
 #[derive(Clone, Debug)]
 pub struct EvalWindows {
     corpus: Corpus,
@@ -204,12 +206,13 @@ impl EvalWindows {
         }
     }
 
-    /// Writes window `index` to `out`: its inputs and its last target, `seq + 1` tokens or, in the last window, fewer.
+    /// Writes window `index` to `out`: its inputs and its last target, `seq + 1` tokens or, in the last
+    /// window, fewer.
     ///
     /// # Errors
     /// [`Error::Rule`] when there is no such window.
     pub fn read(&self, index: u64, out: &mut Vec<u32>) -> Result<()> {
-        crate::ensure!("EvalWindows::read", index < self.len(), index = index, len = self.len());
+        ensure!("EvalWindows::read", index < self.len(), index = index, len = self.len());
         let start = index * self.seq as u64;
         let predicted = (self.predicted - start).min(self.seq as u64) as usize;
         out.resize(predicted + 1, 0);
@@ -223,9 +226,9 @@ impl EvalWindows {
 
 /// Place `index` of a permutation of `0..n` that belongs to `(seed, epoch)`, without the memory of a table.
 ///
-/// A four-round Feistel network permutes the smallest power of four that holds `n`; what falls outside `0..n` is
-/// permuted again until it falls inside (cycle walking), which keeps the map one to one. Fewer than four rounds of
-/// that are expected.
+/// A four-round Feistel network permutes the smallest power of four that holds `n`; what falls outside `0..n`
+/// is permuted again until it falls inside (cycle walking), which keeps the map one to one. Fewer than four
+/// rounds of that are expected.
 fn shuffled(seed: u64, epoch: u64, n: u64, index: u64) -> u64 {
     let half_bits = (64 - (n - 1).leading_zeros()).div_ceil(2);
     let mask = (1u64 << half_bits) - 1;

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// Tokens of one class, where the vocabulary divides evenly.
 const CLASS: usize = 16;
@@ -40,18 +40,18 @@ pub enum Split {
 
 /// A latent-topic grammar.
 ///
-/// The vocabulary is cut into classes of 16 tokens. A hidden topic follows a sticky Markov chain. Every topic `t` has a
-/// permutation `s_t` of the classes, and after a token of class `c` comes one of the classes `s_t(c) + 0, 1, …,
-/// branching - 1` (modulo their number), by a Zipf law. Within the class the token is drawn by another Zipf law, whose
-/// ranking is rotated by topic, so that each topic has its own favourites.
+/// The vocabulary is cut into classes of 16 tokens. A hidden topic follows a sticky Markov chain. Every topic
+/// `t` has a permutation `s_t` of the classes, and after a token of class `c` comes one of the classes
+/// `s_t(c) + 0, 1, …, branching - 1` (modulo their number), by a Zipf law. Within the class the token is
+/// drawn by another Zipf law, whose ranking is rotated by topic, so that each topic has its own favourites.
 ///
-/// So there is something to learn at three depths: which tokens form a class (from how often what follows what), the
-/// topic behind a token (from its own favourites, then from the context), and one successor table per topic, which
-/// is work for experts to share out. There are only `topics x classes` successor rows, so 100,000 tokens show each some
-/// hundred times.
+/// So there is something to learn at three depths: which tokens form a class (from how often what follows
+/// what), the topic behind a token (from its own favourites, then from the context), and one successor table
+/// per topic, which is work for experts to share out. There are only `topics x classes` successor rows, so
+/// at 512 tokens a text of 100,000 shows each some 400 times.
 ///
-/// Both Markov chains are doubly stochastic, so topic and class are uniform and every window starts in equilibrium,
-/// which makes the entropies below exact.
+/// Both Markov chains are doubly stochastic, so topic and class are uniform and every window starts in
+/// equilibrium, which makes the entropies below exact.
 #[derive(Clone, Debug)]
 pub struct Grammar {
     params: GrammarParams,
@@ -68,7 +68,8 @@ pub struct Grammar {
 }
 
 impl Grammar {
-    /// The grammar of `vocab` tokens with 8 topics, 4 successors, and a topic that lasts 64 tokens on average.
+    /// The grammar of `vocab` tokens with 8 topics, 4 successors, and a topic that lasts 64 tokens on
+    /// average.
     ///
     /// # Errors
     /// [`Error::Config`] when `vocab` is below 256, where the classes become too few to tell topics apart.
@@ -79,8 +80,8 @@ impl Grammar {
     /// A grammar of any shape.
     ///
     /// # Errors
-    /// [`Error::Config`] when `vocab` is below 256 or no `u32`, and [`Error::Rule`] when there are no topics, more
-    /// successors than classes (`vocab / 16`), or `switch` is no probability.
+    /// [`Error::Config`] when `vocab` is below 256 or no `u32`, and [`Error::Rule`] when there are no topics,
+    /// more successors than classes (`vocab / 16`), or `switch` is no probability.
     pub fn with(params: GrammarParams) -> Result<Self> {
         let GrammarParams { vocab, topics, branching, switch, seed } = params;
         if vocab < CLASS * CLASS || u32::try_from(vocab).is_err() {
@@ -88,16 +89,12 @@ impl Grammar {
             return Err(Error::config("--vocab", vocab, why));
         }
         let classes = vocab / CLASS;
-        crate::ensure!("Grammar", topics >= 1, topics = topics);
-        crate::ensure!(
-            "Grammar",
-            (1..=classes).contains(&branching),
-            branching = branching,
-            classes = classes
-        );
-        crate::ensure!("Grammar", (0.0..=1.0).contains(&switch), switch = switch);
+        ensure!("Grammar", topics >= 1, topics = topics);
+        ensure!("Grammar", (1..=classes).contains(&branching), branching = branching, classes = classes);
+        ensure!("Grammar", (0.0..=1.0).contains(&switch), switch = switch);
 
-        // Tokens left over by the division go to as many classes, one each; there are more classes than those.
+        // Tokens left over by the division go to as many classes, one each; there are more classes than
+        // those.
         let class_start: Vec<u32> = (0..=classes).map(|c| (c * vocab).div_ceil(classes) as u32).collect();
         let mut class_of = Vec::with_capacity(vocab);
         for (c, range) in class_start.windows(2).enumerate() {
@@ -125,7 +122,8 @@ impl Grammar {
         self.params.vocab
     }
 
-    /// Writes window `window` of `split`: `out.len()` ids of a text of its own, a pure function of the seed and these.
+    /// Writes window `window` of `split`: `out.len()` ids of a text of its own, a pure function of the seed
+    /// and these.
     pub fn fill(&self, split: Split, window: u64, out: &mut [u32]) {
         self.generate(split, window, out.iter_mut(), |slot, id, _| *slot = id);
     }
@@ -168,21 +166,23 @@ impl Grammar {
         topic * size / self.params.topics
     }
 
-    /// A lower bound of the cross-entropy that any model can reach, in nats per token: `H(token | previous token, topic)`,
-    /// exact.
+    /// A lower bound of the cross-entropy that any model can reach, in nats per token: `H(token | previous
+    /// token, topic)`, exact.
     ///
-    /// It is the loss of a reader who is told the topic. A model has to infer the topic from the context and does not
-    /// see the class before the first token, so the loss it can reach lies slightly above.
+    /// It is the loss of a reader who is told the topic. A model has to infer the topic from the context and
+    /// does not see the class before the first token, so the loss it can reach lies slightly above.
     pub fn entropy_floor(&self) -> f64 {
-        // Given topic and class, the next class is one of `branching` distinct ones, and all classes are equally
-        // likely in equilibrium, so the entropy of the token inside its class is a plain mean over the classes.
+        // Given topic and class, the next class is one of `branching` distinct ones, and all classes are
+        // equally likely in equilibrium, so the entropy of the token inside its class is a plain mean over
+        // the classes.
         let within = [CLASS, CLASS + 1].map(|n| entropy(&zipf(n, TOKEN_EXPONENT)));
         let mean = (0..self.classes()).map(|c| within[self.class_size(c) - CLASS]).sum::<f64>()
             / self.classes() as f64;
         entropy(&zipf(self.params.branching, SUCCESSOR_EXPONENT)) + mean
     }
 
-    /// Entropy of one token without any context, in nats, exact: the loss of a model that knows only frequencies.
+    /// Entropy of one token without any context, in nats, exact: the loss of a model that knows only
+    /// frequencies.
     pub fn unigram_entropy(&self) -> f64 {
         let mut total = 0.0;
         for class in 0..self.classes() {
@@ -199,8 +199,8 @@ impl Grammar {
         (self.classes() as f64).ln() + total / self.classes() as f64
     }
 
-    /// A spelling of `ids` for people to read: two syllables a token, the first told by its class. An id outside the
-    /// vocabulary is a `?`.
+    /// A spelling of `ids` for people to read: two syllables a token, the first told by its class. An id
+    /// outside the vocabulary is a `?`.
     pub fn spell(&self, ids: &[u32]) -> String {
         let word = |&id: &u32| match self.class_of.get(id as usize) {
             Some(&class) => syllables(class) + &syllables(id - self.class_start[class as usize]),
@@ -232,7 +232,8 @@ pub(super) fn rng(seed: u64, domain: u64, index: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// Uniform in `[0, 1)` with 53 bits. Written out here, so that a seed means the same text whatever the version of `rand`.
+/// Uniform in `[0, 1)` with 53 bits. Written out here, so that a seed means the same text whatever the
+/// version of `rand`.
 fn unit(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 * (-53f64).exp2()
 }
@@ -280,8 +281,8 @@ fn entropy(p: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// Mean `-ln p(token | previous token, topic)` and `-ln p(token)` of a long sample, from counts alone: nothing
-    /// of the tables is used, so a wrong formula and a wrong generator both show.
+    /// Mean `-ln p(token | previous token, topic)` and `-ln p(token)` of a long sample, from counts alone:
+    /// nothing of the tables is used, so a wrong formula and a wrong generator both show.
     fn estimates(grammar: &Grammar, tokens: usize) -> (f64, f64) {
         let vocab = grammar.vocab();
         let mut ids = Vec::with_capacity(tokens);

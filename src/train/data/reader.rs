@@ -9,11 +9,12 @@ use super::unpack::Unpacked;
 use super::wikitext;
 use crate::{Error, Result};
 
-/// Longest piece in bytes of the original text. Small enough that the tokenizer's own buffers, some hundred times
-/// the text, stay out of the way of training; large enough that its cuts are rare.
+/// Longest piece in bytes of the original text. Small enough that the tokenizer's own buffers, some hundred
+/// times the text, stay out of the way of training; large enough that its cuts are rare.
 const PIECE: usize = 32 << 10;
 
-/// Longest row of a JSON lines file in bytes: what keeps a file that is no such thing from filling the memory.
+/// Longest row of a JSON lines file in bytes: what keeps a file that is no such thing from filling the
+/// memory.
 const LONGEST_ROW: usize = 256 << 20;
 
 /// A stretch of a document, cut at a line end wherever there is one.
@@ -250,8 +251,8 @@ fn split_row(mut text: &str) -> Vec<Piece> {
     pieces
 }
 
-/// Where to end a piece of at most `limit` bytes of `text`: behind the last line end, else before the last space, else
-/// between two characters.
+/// Where to end a piece of at most `limit` bytes of `text`: behind the last line end, else before the last
+/// space, else between two characters.
 fn cut(text: &[u8], limit: usize) -> usize {
     if text.len() <= limit {
         return text.len();
@@ -263,7 +264,8 @@ fn cut(text: &[u8], limit: usize) -> usize {
         return at + 1;
     }
     let continues = |at: &usize| text[*at] & 0xc0 == 0x80;
-    // In UTF-8 at most three bytes continue a character; where there are more, the check that follows says so.
+    // In UTF-8 at most three bytes continue a character; where there are more, the check that follows says
+    // so.
     (limit - 3..=limit).rev().find(|at| !continues(at)).unwrap_or(limit)
 }
 

@@ -54,8 +54,8 @@ impl SourceFile {
 /// | `.tokens`, `.raw` | official WikiText files, their spacing turned into that of ordinary text by [`wikitext`](super::wikitext) unless [`verbatim`](Self::verbatim) |
 /// | anything else | UTF-8 text, byte for byte |
 ///
-/// Each may be packed as `.gz` or `.zst`. A folder contributes its `.txt`, `.tokens`, `.raw` and `.jsonl` files
-/// (packed or not), not those of folders inside it. Nothing but the piece at hand is held in memory.
+/// Each may be packed as `.gz` or `.zst`. A folder contributes its `.txt`, `.tokens`, `.raw` and `.jsonl`
+/// files (packed or not), not those of folders inside it. Nothing but the piece at hand is held in memory.
 #[derive(Clone, Debug)]
 pub struct TextSource {
     path: PathBuf,
@@ -67,8 +67,8 @@ impl TextSource {
     /// Finds the files behind `path`; their content is read by [`pieces`](Self::pieces).
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be read, [`Error::Data`] when it is an empty file, or a folder without a
-    /// usable one.
+    /// [`Error::Io`] when `path` cannot be read, [`Error::Data`] when it is an empty file, or a folder
+    /// without a usable one.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let is_folder = fs::metadata(path).map_err(Error::io("read", path))?.is_dir();
@@ -100,14 +100,14 @@ impl TextSource {
 
     /// Streams the documents, cut into bounded pieces.
     ///
-    /// The iterator ends after its first error: a file that is binary, not UTF-8, cut short or without any text, or a
-    /// JSON line that cannot be used. Each names the file and the line or byte.
+    /// The iterator ends after its first error: a file that is binary, not UTF-8, cut short or without any
+    /// text, or a JSON line that cannot be used. Each names the file and the line or byte.
     pub fn pieces(&self) -> Pieces<'_> {
         Pieces::new(&self.files, self.verbatim)
     }
 
-    /// SHA-256 over the name, size and bytes of every file and over how they are read: two sources with the same
-    /// hash give the same pieces, wherever they lie.
+    /// SHA-256 over the name, size and bytes of every file and over how they are read: two sources with the
+    /// same hash give the same pieces, wherever they lie.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read.

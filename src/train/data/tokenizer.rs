@@ -24,8 +24,8 @@ const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "
 /// Smallest vocabulary: the 256 bytes and [`END_OF_TEXT`].
 pub const MIN_VOCAB: usize = 257;
 
-/// Bytes of text that training looks at. More text changes the first few thousand merges hardly at all, and both the
-/// time and the memory of training grow with it.
+/// Bytes of text that training looks at. More text changes the first few thousand merges hardly at all, and
+/// both the time and the memory of training grow with it.
 const TRAINING_BYTES: u64 = 16 << 20;
 
 /// A byte-level BPE tokenizer: any text goes to ids and back unchanged.
@@ -37,11 +37,12 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Trains `vocab` entries on `source`: 256 bytes, [`END_OF_TEXT`], and merges in the order of their counts.
+    /// Trains `vocab` entries on `source`: 256 bytes, [`END_OF_TEXT`], and merges in the order of their
+    /// counts.
     ///
-    /// A corpus above 16 MiB of text is sampled: pieces spread evenly over all of it, chosen by their position alone,
-    /// so the same corpus always gives the same tokenizer. A small corpus may not have enough pairs that occur twice;
-    /// [`vocab_size`](Self::vocab_size) says how many entries there are.
+    /// A corpus above 16 MiB of text is sampled: pieces spread evenly over all of it, chosen by their
+    /// position alone, so the same corpus always gives the same tokenizer. A small corpus may not have enough
+    /// pairs that occur twice; [`vocab_size`](Self::vocab_size) says how many entries there are.
     ///
     /// # Errors
     /// [`Error::Config`] when `vocab` is below [`MIN_VOCAB`]; whatever [`TextSource::pieces`] reports.
@@ -97,8 +98,8 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`, of this crate or any other made for text completion.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it holds no tokenizer or one without an
-    /// end-of-text token.
+    /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it holds no tokenizer or one without
+    /// an end-of-text token.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(Error::io("read", path))?;

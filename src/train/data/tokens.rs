@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::{Piece, TextSource, Tokenizer};
-use crate::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// First bytes of every token file; the last is the version of the layout.
 const MAGIC: [u8; 8] = *b"TRIMOET\x01";
@@ -69,7 +69,8 @@ fn id_width(vocab: u64) -> usize {
     if vocab <= 1 << 16 { 2 } else { 4 }
 }
 
-/// A corpus as token ids, mapped from a file: the ids cost no heap, and a clone is another handle on the same file.
+/// A corpus as token ids, mapped from a file: the ids cost no heap, and a clone is another handle on the same
+/// file.
 ///
 /// Every document is preceded by the tokenizer's end-of-text token, so that the first word of a document is
 /// predicted from a token too. Ids are stored as 2 bytes where the vocabulary allows, else as 4.
@@ -83,13 +84,14 @@ pub struct TokenFile {
 impl TokenFile {
     /// The ids of `source` under `tokenizer`, from `cache` where it has them, else tokenized and put there.
     ///
-    /// With `limit`, tokenizing stops at the end of the first piece (at most 32 KiB of text) that reaches so many
-    /// tokens, so that the word count stays exact. The file in the cache is named by the hash of the text, the
-    /// tokenizer and the limit; one that is damaged, cut short or made for something else is built again.
+    /// With `limit`, tokenizing stops at the end of the first piece (at most 32 KiB of text) that reaches so
+    /// many tokens, so that the word count stays exact. The file in the cache is named by the hash of the
+    /// text, the tokenizer and the limit; one that is damaged, cut short or made for something else is built
+    /// again.
     ///
     /// # Errors
-    /// [`Error::Io`] when the cache folder cannot be written, and whatever [`TextSource::pieces`] reports; in no case
-    /// is a partial file left under the final name.
+    /// [`Error::Io`] when the cache folder cannot be written, and whatever [`TextSource::pieces`] reports; in
+    /// no case is a partial file left under the final name.
     pub fn open_or_build(
         cache: impl AsRef<Path>,
         source: &TextSource,
@@ -115,8 +117,8 @@ impl TokenFile {
 
     fn map(path: PathBuf, header: Header) -> Result<Self> {
         let file = File::open(&path).map_err(Error::io("read", &path))?;
-        // SAFETY: the file belongs to the cache, which replaces files by renaming and never writes into one, so the
-        // mapped bytes do not change.
+        // SAFETY: the file belongs to the cache, which replaces files by renaming and never writes into one,
+        // so the mapped bytes do not change.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
         let expected = Header::BYTES as u64 + header.tokens * header.width() as u64;
         if map.len() as u64 != expected {
@@ -156,7 +158,7 @@ impl TokenFile {
     /// [`Error::Rule`] when they go beyond the end of the file.
     pub fn copy_to(&self, start: usize, out: &mut [u32]) -> Result<()> {
         let end = start.saturating_add(out.len());
-        crate::ensure!("TokenFile::copy_to", end <= self.len(), end = end, len = self.len());
+        ensure!("TokenFile::copy_to", end <= self.len(), end = end, len = self.len());
         let width = self.header.width();
         let bytes = &self.map[Header::BYTES + start * width..Header::BYTES + end * width];
         unpack(bytes, width, |i, id| out[i] = id);
@@ -275,8 +277,8 @@ impl<W: Write> IdWriter<W> {
     }
 }
 
-/// Writes `path` through a temporary file in the same folder, flushed to the disk and then renamed: whoever looks sees
-/// the old file or the whole new one. The temporary file is removed when writing fails.
+/// Writes `path` through a temporary file in the same folder, flushed to the disk and then renamed: whoever
+/// looks sees the old file or the whole new one. The temporary file is removed when writing fails.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`, and whatever `write` reports.

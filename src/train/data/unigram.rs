@@ -1,7 +1,7 @@
 //! The perplexity of knowing only how often each token occurs: the mark a language model has to beat.
 
 use super::TokenFile;
-use crate::Result;
+use crate::error::{Result, ensure};
 
 /// Ids read at a time.
 const BLOCK: usize = 1 << 14;
@@ -16,7 +16,8 @@ pub struct Perplexity {
 }
 
 impl Perplexity {
-    /// From the total negative log-likelihood `nll` in nats of `tokens` predicted tokens that make up `words` words.
+    /// From the total negative log-likelihood `nll` in nats of `tokens` predicted tokens that make up `words`
+    /// words.
     pub fn new(nll: f64, tokens: u64, words: u64) -> Self {
         Perplexity { subword: (nll / tokens as f64).exp(), word: (nll / words as f64).exp() }
     }
@@ -47,12 +48,7 @@ impl Unigram {
     /// [`Error::Rule`](crate::Error::Rule) when `eval` was made with a larger vocabulary.
     pub fn perplexity(&self, eval: &TokenFile) -> Result<Perplexity> {
         let vocab = self.nll.len();
-        crate::ensure!(
-            "Unigram::perplexity",
-            eval.vocab() <= vocab,
-            eval_vocab = eval.vocab(),
-            vocab = vocab
-        );
+        ensure!("Unigram::perplexity", eval.vocab() <= vocab, eval_vocab = eval.vocab(), vocab = vocab);
         let mut nll = 0.0;
         for_each_id(eval, 1, |id| nll += self.nll[id as usize])?;
         Ok(Perplexity::new(nll, eval.len().saturating_sub(1) as u64, eval.words()))

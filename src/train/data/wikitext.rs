@@ -1,26 +1,28 @@
 //! WikiText spacing to ordinary spacing, and back without loss.
 //!
-//! The official WikiText files set every word and mark apart: `a large , asymmetrical pair ( 0 @.@ 7 – 2 @.@ 2 kg )`
-//! stands for `a large, asymmetrical pair (0.7–2.2 kg)`. A tokenizer that has learned ordinary text cuts such
-//! lines into many rare pieces, so [`to_ordinary`] brings them into ordinary spacing. Nothing is lost:
-//! [`to_wikitext`] restores the original byte for byte, for any text, so the likelihood of the one is that of the
-//! other and a perplexity per *original* word stays defined.
+//! The official WikiText files set every word and mark apart: `a large , asymmetrical pair ( 0 @.@ 7 – 2 @.@
+//! 2 kg )` stands for `a large, asymmetrical pair (0.7–2.2 kg)`. A tokenizer that has learned ordinary text
+//! cuts such lines into many rare pieces, so [`to_ordinary`] brings them into ordinary spacing. Nothing is
+//! lost: [`to_wikitext`] restores the original byte for byte, for any text, so whatever
+//! probability a model gives to the ordinary text it gives to the original, and a perplexity per *original*
+//! word stays defined.
 //!
 //! # The rules
-//! [`to_wikitext`] cuts each space-separated chunk of an ordinary line into words, as follows; [`to_ordinary`]
-//! joins words into a chunk exactly when that cut gives them back, and so is reversible by construction.
+//! [`to_wikitext`] cuts each space-separated chunk of an ordinary line into words, as follows;
+//! [`to_ordinary`] joins words into a chunk exactly when that cut gives them back, and so is reversible by
+//! construction.
 //!
 //! 1. A chunk of `=` alone is that many words (`==` of a heading).
 //! 2. From the front come off, each a word: `(` `[` `"` `$` `£`.
-//! 3. From the back: `,` `;` `:` `!` `?` `)` `]` `"` `%`, and `.` unless it ends an abbreviation (a single letter, a
-//!    word with a `.` inside, or one of a short list such as `Mr`).
-//! 4. Inside, between letters or digits: `-` is the word `@-@`, `/` is the word `/`, and an apostrophe begins a
-//!    word (`don't` is `don` `'t`); between digits: `,` is `@,@`, `.` is `@.@`, `–` is the word `–`.
-//! 5. A chunk that starts with `@` is one word, the rest of it, untouched: the way out for a word that these rules
-//!    would cut or that itself starts with `@`.
+//! 3. From the back: `,` `;` `:` `!` `?` `)` `]` `"` `%`, and `.` unless it ends an abbreviation (a single
+//!    letter, a word with a `.` inside, or one of a short list such as `Mr`).
+//! 4. Inside, between letters or digits: `-` is the word `@-@`, `/` is the word `/`, and an apostrophe begins
+//!    a word (`don't` is `don` `'t`); between digits: `,` is `@,@`, `.` is `@.@`, `–` is the word `–`.
+//! 5. A chunk that starts with `@` is one word, the rest of it, untouched: the way out for a word that these
+//!    rules would cut or that itself starts with `@`.
 //!
-//! A WikiText line has a space at both ends; an ordinary one has none. A line without them is marked by a first
-//! chunk `@`. Quotation marks alternate between opening and closing within a line.
+//! A WikiText line has a space at both ends; an ordinary one has none. A line without them is marked by a
+//! first chunk `@`. Quotation marks alternate between opening and closing within a line.
 
 /// Abbreviations whose full stop WikiText leaves at the word.
 const ABBREVIATIONS: [&str; 32] = [
@@ -43,7 +45,8 @@ pub fn to_ordinary(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let (line, end) = split_end(line);
         match line.strip_prefix(' ') {
-            Some("") => {}
+            // Without its line end an empty line would be nothing at all.
+            Some("") if !end.is_empty() => {}
             Some(rest) if rest.len() > 1 && rest.ends_with(' ') => {
                 join_line(&rest[..rest.len() - 1], &mut out);
             }
