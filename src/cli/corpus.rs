@@ -58,7 +58,9 @@ impl Language {
             }
             Language::Grammar(_) => match prompt {
                 None => Ok(vec![0]),
-                Some(text) => Err(Error::config("--prompt", text, "the built-in language has no text to start from")),
+                Some(text) => {
+                    Err(Error::config("--prompt", text, "the built-in language has no text to start from"))
+                }
             },
         }
     }
@@ -106,14 +108,21 @@ impl Language {
         let tokenizer = Tokenizer::load(path)?;
         let entries = tokenizer.vocab_size();
         if entries > model.vocab {
-            let why = format!("the tokenizer has {entries} entries, more than the model's --vocab {}", model.vocab);
+            let why =
+                format!("the tokenizer has {entries} entries, more than the model's --vocab {}", model.vocab);
             return Err(Error::config(option, path.display(), why));
         }
         Ok(Language::Text(Box::new(tokenizer), path.to_owned()))
     }
 
     /// What to train on: of a text, no more than the whole run needs is tokenized.
-    pub fn training(&self, options: &Options, model: &ModelConfig, train: &TrainConfig, cache: &Path) -> Result<Corpus> {
+    pub fn training(
+        &self,
+        options: &Options,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        cache: &Path,
+    ) -> Result<Corpus> {
         match self {
             Language::Grammar(grammar) => Ok(Corpus::Generated(grammar.clone())),
             Language::Text(tokenizer, _) => {
@@ -164,7 +173,10 @@ impl Evaluation {
                 let (floor, unigram) = (grammar.entropy_floor(), grammar.unigram_entropy());
                 Ok(vec![
                     format!("frequencies alone: loss {unigram:.4}, perplexity {:.2}", unigram.exp()),
-                    format!("entropy floor of the built-in language: loss {floor:.4}, perplexity {:.2}", floor.exp()),
+                    format!(
+                        "entropy floor of the built-in language: loss {floor:.4}, perplexity {:.2}",
+                        floor.exp()
+                    ),
                 ])
             }
             (_, Some(file), Some(Corpus::File(train))) => {

@@ -191,7 +191,9 @@ impl Options {
 
     fn check_budget(&self) -> Result<()> {
         match (self.tokens, self.steps) {
-            (Some(tokens), Some(_)) => Err(Error::config("--tokens", tokens, "cannot be given together with --steps")),
+            (Some(tokens), Some(_)) => {
+                Err(Error::config("--tokens", tokens, "cannot be given together with --steps"))
+            }
             (Some(0), _) => Err(Error::config("--tokens", 0, "must be at least 1")),
             _ => Ok(()),
         }
