@@ -83,9 +83,9 @@ impl Compare {
         std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
         let cache = cache_folder(&options, &out);
         let language = Language::of_run(&options, &model, &cache)?;
-        let corpus = language.training(&options, &model, &train, &cache)?;
+        let batches = language.batches(&options, &model, &train, &cache)?;
         let marks = match language.evaluation(&options, model.seq, &cache)? {
-            Some(text) => text.marks(&language, Some(&corpus))?,
+            Some(text) => text.marks(&language, Some(batches.corpus()))?,
             None => Vec::new(),
         };
         if options.data.is_some() {

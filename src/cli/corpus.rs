@@ -8,7 +8,9 @@ use super::options::Options;
 use crate::error::{Error, Result};
 use crate::train::checkpoint::{Checkpoint, DataKind};
 use crate::train::config::{ModelConfig, TrainConfig};
-use crate::train::data::{Corpus, EvalWindows, Grammar, TextSource, TokenFile, Tokenizer, Unigram};
+use crate::train::data::{
+    BatchShape, Batches, Corpus, EvalWindows, Grammar, TextSource, TokenFile, Tokenizer, Unigram,
+};
 
 /// Seed of the built-in grammar: its language is the same for every run, whatever `--seed`.
 const GRAMMAR_SEED: u64 = 0;
@@ -136,12 +138,26 @@ impl Language {
         }
     }
 
+    /// Training batches of [`Language::training`].
+    pub fn batches(
+        &self,
+        options: &Options,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        cache: &Path,
+    ) -> Result<Batches> {
+        let corpus = self.training(options, model, train, cache)?;
+        let shape = BatchShape { batch: train.batch, seq: model.seq, accumulate: train.accumulate };
+        let named = |e| blame(e, options.data.as_deref());
+        Batches::new(corpus, shape, train.seed).map_err(named)
+    }
+
     /// What to evaluate on: `--eval-data`, or fresh text of the grammar; `None` for text without it.
     pub fn evaluation(&self, options: &Options, seq: usize, cache: &Path) -> Result<Option<Evaluation>> {
         match (self, &options.eval_data) {
             (Language::Text(tokenizer, _), Some(path)) => {
                 let file = TokenFile::open_or_build(cache, &TextSource::open(path)?, tokenizer, None)?;
-                let windows = EvalWindows::of_file(file.clone(), seq)?;
+                let windows = EvalWindows::of_file(file.clone(), seq).map_err(|e| blame(e, Some(path)))?;
                 Ok(Some(Evaluation { windows, file: Some(file) }))
             }
             (Language::Text(..), None) => Ok(None),
@@ -154,6 +170,14 @@ impl Language {
                 Ok(Some(Evaluation { windows, file: None }))
             }
         }
+    }
+}
+
+/// The error with the user's own path in place of that of a cached file made from it.
+fn blame(error: Error, path: Option<&Path>) -> Error {
+    match (error, path) {
+        (Error::Data { why, .. }, Some(path)) => Error::data(path, why),
+        (error, _) => error,
     }
 }
 

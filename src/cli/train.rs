@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::train::accounting::Accounting;
 use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
 use crate::train::config::{ModelConfig, Precision, TrainConfig};
-use crate::train::data::{BatchShape, Batches};
+use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
 use crate::train::generate::{Sampling, generate};
 use crate::train::memory::PeakMemory;
@@ -106,9 +106,7 @@ impl Plan {
             None => Language::of_run(&options, &model, &cache)?,
         };
         let evaluation = language.evaluation(&options, model.seq, &cache)?;
-        let corpus = language.training(&options, &model, &train, &cache)?;
-        let shape = BatchShape { batch: train.batch, seq: model.seq, accumulate: train.accumulate };
-        let batches = Batches::new(corpus, shape, train.seed)?;
+        let batches = language.batches(&options, &model, &train, &cache)?;
 
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
         if let Some(checkpoint) = &start {
