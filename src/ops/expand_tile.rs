@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::cpu::gemm::{Mat, multiply};
-use crate::cpu::math::{sigmoid, simd, sum_by};
+use crate::cpu::math::{sigmoid, sum_by, vectorize};
 use crate::cpu::{pieces, scratch};
 use crate::elem::Elem;
 use crate::plan::Plan;
@@ -106,7 +106,7 @@ impl<T: Elem> Residuals<'_, T> {
                     let (slots, columns) = (self.slots(&tile, range), self.columns(local));
                     let e = tile.cluster * (self.plan.experts() / self.plan.clusters()) + local;
                     self.gate_and_up(e, &slots, bp, &columns, z, p);
-                    simd(|| activate(&slots, &mut z[..slots.len() * 2 * inner], inner, sum, width));
+                    vectorize!(|| activate(&slots, &mut z[..slots.len() * 2 * inner], inner, sum, width));
                     // Q = h A2^T, with h left in the gate half of z.
                     let h = matrix(z, [slots.len(), inner], 2 * inner);
                     let q = matrix_mut(p, [slots.len(), rank], rank);
@@ -134,7 +134,7 @@ impl<T: Elem> Residuals<'_, T> {
         p: &mut [f32],
     ) {
         let [_, rank, inner] = self.a2.shape();
-        simd(|| {
+        vectorize!(|| {
             for ((slot, z), p) in
                 slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(p.chunks_exact_mut(2 * rank))
             {
@@ -176,7 +176,7 @@ impl<T: Elem> Residuals<'_, T> {
                     self.gate_and_up(e, &slots, bp.as_view().narrow(0, first..first + rows), &columns, z, p);
 
                     // dh = dhbar + R A2, the gradient of the weighted activation.
-                    simd(|| {
+                    vectorize!(|| {
                         for ((slot, dh), r) in
                             slots.iter().zip(dh.chunks_exact_mut(inner)).zip(r.chunks_exact_mut(rank))
                         {
@@ -189,7 +189,7 @@ impl<T: Elem> Residuals<'_, T> {
                     multiply(matrix_mut(dh, [n, inner], inner), true, r_rows, self.a2.matrix(e));
 
                     // z becomes its gradient, dh becomes the weighted activation h.
-                    simd(|| activate_backward(&slots, z, dh, inner, sum, width, &mut dots[local]));
+                    vectorize!(|| activate_backward(&slots, z, dh, inner, sum, width, &mut dots[local]));
                     let (db, da2) = partial[local * 3 * inner * rank..][..3 * inner * rank]
                         .split_at_mut(2 * inner * rank);
                     let h = matrix(dh, [n, inner], inner);

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Op;
 use crate::cpu::bounds;
-use crate::cpu::math::{sigmoid, simd, sum_by};
+use crate::cpu::math::{sigmoid, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::plan::Order;
@@ -87,7 +87,7 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
         let rows = bounds(self.h.dim(0), ROWS);
         let inner = self.h.dim(1);
         self.h.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
-            simd(|| {
+            vectorize!(|| {
                 for p in rows[0]..rows[1] {
                     let (gate, up) = self.z.row(p).split_at(inner);
                     let w = self.weights.map_or(1.0, |w| w.at(p));
@@ -134,7 +134,7 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
         let bands = self.z.cut(0, &rows).into_par_iter().zip(self.dh.cut(0, &rows));
         let dots: Vec<&mut [f32]> = rows.windows(2).scan(&mut by_row[..], split_front).collect();
         bands.zip(dots).zip(rows.par_windows(2)).for_each(|(((mut z, mut dh), dots), rows)| {
-            simd(|| {
+            vectorize!(|| {
                 for (i, dot) in dots.iter_mut().enumerate() {
                     let w = self.weights.map_or(1.0, |w| w.at(rows[0] + i));
                     *dot = backward_row(z.row_mut(i), dh.row_mut(i), inner, w);

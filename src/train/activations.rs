@@ -11,14 +11,14 @@ use crate::tensor::Tensor;
 /// Activations of one block.
 #[derive(Debug)]
 pub(super) struct Block<T> {
-    pub normed1: Tensor<T, 2>,     // [rows, hidden]
-    pub inv_rms1: Tensor<f32, 1>,  // [rows]
-    pub qkv: Tensor<T, 2>,         // [rows, 3 hidden], q and k rotated
-    pub attended: Tensor<T, 2>,    // [rows, hidden]
-    pub lse: Tensor<f32, 2>,       // [heads, rows]
-    pub middle: Tensor<T, 2>,      // [rows, hidden], after attention
-    pub normed2: Tensor<T, 2>,     // [rows, hidden]
-    pub inv_rms2: Tensor<f32, 1>,  // [rows]
+    pub normed1: Tensor<T, 2>,    // [rows, hidden]
+    pub inv_rms1: Tensor<f32, 1>, // [rows]
+    pub qkv: Tensor<T, 2>,        // [rows, 3 hidden], q and k rotated
+    pub attended: Tensor<T, 2>,   // [rows, hidden]
+    pub lse: Tensor<f32, 2>,      // [heads, rows]
+    pub middle: Tensor<T, 2>,     // [rows, hidden], after attention
+    pub normed2: Tensor<T, 2>,    // [rows, hidden]
+    pub inv_rms2: Tensor<f32, 1>, // [rows]
     pub ffn: Saved<T>,
 }
 

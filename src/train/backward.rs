@@ -75,7 +75,12 @@ impl<T: Elem> Model<T> {
             let mut logits = self.acts.logits.front_mut([end - start, self.config.vocab]);
             device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
-            device.run(CrossEntropy { logits: logits.reborrow(), targets: &targets[start..end], scale, loss })?;
+            device.run(CrossEntropy {
+                logits: logits.reborrow(),
+                targets: &targets[start..end],
+                scale,
+                loss,
+            })?;
             let dy = logits.as_view();
             let dx = dnormed.reborrow().narrow(0, start..end);
             device.run(GroupedGemmDgrad { dy, w, segments, dx, accumulate: false })?;
@@ -104,7 +109,8 @@ impl<T: Elem> Model<T> {
         let (hidden, heads) = (config.hidden, config.heads);
         let params = &mut self.params[config.layer_start(l)..config.layer_start(l + 1)];
         let acts = &mut self.acts;
-        let Block { normed1, inv_rms1, qkv, attended, lse, middle, normed2, inv_rms2, ffn } = &mut acts.blocks[l];
+        let Block { normed1, inv_rms1, qkv, attended, lse, middle, normed2, inv_rms2, ffn } =
+            &mut acts.blocks[l];
         let mut dstream = acts.dstream.front_mut([rows, hidden]);
         let mut dnormed = acts.dnormed.front_mut([rows, hidden]);
         let (segments, accumulate) = (Segments::Whole(rows), pass.accumulate);
@@ -117,7 +123,8 @@ impl<T: Elem> Model<T> {
         };
         let router = Router { loss, ..pass.router };
         let x = normed2.front([rows, hidden]);
-        let operands = Backward { device, router, x, dy: dstream.as_view(), dx: dnormed.reborrow(), accumulate };
+        let operands =
+            Backward { device, router, x, dy: dstream.as_view(), dx: dnormed.reborrow(), accumulate };
         self.layer.backward(operands, &weights, grads, ffn, &mut acts.ws)?;
         let (weight, dgain) = norm_operands(&mut attention[NORM2])?;
         device.run(RmsNormBackward {
@@ -134,7 +141,13 @@ impl<T: Elem> Model<T> {
         let out = attended.front([rows, hidden]);
         let (w, dw) = weight_and_grad(&mut attention[OUT])?;
         device.run(GroupedGemmWgrad { dy: dstream.as_view(), x: out, segments, dw, accumulate })?;
-        device.run(GroupedGemmDgrad { dy: dstream.as_view(), w, segments, dx: dnormed.reborrow(), accumulate: false })?;
+        device.run(GroupedGemmDgrad {
+            dy: dstream.as_view(),
+            w,
+            segments,
+            dx: dnormed.reborrow(),
+            accumulate: false,
+        })?;
         let mut dqkv = acts.dqkv.front_mut([rows, 3 * hidden]);
         device.run(AttentionBackward {
             dout: dnormed.as_view(),
@@ -152,7 +165,13 @@ impl<T: Elem> Model<T> {
         let (w, dw) = weight_and_grad(&mut attention[QKV])?;
         let x = normed1.front([rows, hidden]);
         device.run(GroupedGemmWgrad { dy: dqkv.as_view(), x, segments, dw, accumulate })?;
-        device.run(GroupedGemmDgrad { dy: dqkv.as_view(), w, segments, dx: dnormed.reborrow(), accumulate: false })?;
+        device.run(GroupedGemmDgrad {
+            dy: dqkv.as_view(),
+            w,
+            segments,
+            dx: dnormed.reborrow(),
+            accumulate: false,
+        })?;
         let (weight, dgain) = norm_operands(&mut attention[NORM1])?;
         device.run(RmsNormBackward {
             dy: dnormed.as_view(),
@@ -182,7 +201,9 @@ fn weight_and_grad<T: Elem>(param: &mut Param<T>) -> Result<(View<'_, T, 3>, Vie
 }
 
 #[allow(clippy::type_complexity, reason = "two lists in step")]
-fn weights_and_grads<T: Elem>(params: &mut [Param<T>]) -> Result<(Vec<View<'_, T, 3>>, Vec<ViewMut<'_, f32, 3>>)> {
+fn weights_and_grads<T: Elem>(
+    params: &mut [Param<T>],
+) -> Result<(Vec<View<'_, T, 3>>, Vec<ViewMut<'_, f32, 3>>)> {
     params.iter_mut().map(weight_and_grad).collect()
 }
 

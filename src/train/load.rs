@@ -16,7 +16,10 @@ impl LoadCounts {
             self.expert_slots.resize(layer + 1, vec![0; stats.expert_slots.len()]);
         }
         self.skipped += u64::from(stats.skipped);
-        self.expert_slots[layer].iter_mut().zip(&stats.expert_slots).for_each(|(sum, &n)| *sum += u64::from(n));
+        self.expert_slots[layer]
+            .iter_mut()
+            .zip(&stats.expert_slots)
+            .for_each(|(sum, &n)| *sum += u64::from(n));
     }
 
     /// Standard deviation over mean of slots per expert, by layer.

@@ -12,7 +12,7 @@ use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::{Forward, Layer, Router};
 use crate::ops::{
-    Attention, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, RouteLoss, RouteStats, Rope,
+    Attention, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss, RouteStats,
 };
 use crate::plan::Segments;
 use crate::tensor::{View, ViewMut};
@@ -181,8 +181,13 @@ impl<T: Elem> Model<T> {
         let most = self.config.seq;
         let fits = sequences > 0 && rows > 0 && rows % sequences == 0 && rows / sequences <= most;
         if !fits || sequences > self.acts.batch {
-            let values = format!("rows = {rows}, sequences = {sequences}, seq = {most}, batch = {}", self.acts.batch);
-            return Err(Error::Rule { op: "Model", rule: "equal sequences of 1..=seq ids, at most batch of them", values });
+            let values =
+                format!("rows = {rows}, sequences = {sequences}, seq = {most}, batch = {}", self.acts.batch);
+            return Err(Error::Rule {
+                op: "Model",
+                rule: "equal sequences of 1..=seq ids, at most batch of them",
+                values,
+            });
         }
         Ok(())
     }
@@ -201,5 +206,8 @@ pub(super) fn split_ids(ids: &[u32], sequences: usize) -> Result<(Vec<u32>, Vec<
         return Err(Error::Rule { op: "Model", rule: "rows of equal length, two ids or more", values });
     }
     let rows = ids.chunks_exact(width);
-    Ok((rows.clone().flat_map(|r| &r[..width - 1]).copied().collect(), rows.flat_map(|r| &r[1..]).copied().collect()))
+    Ok((
+        rows.clone().flat_map(|r| &r[..width - 1]).copied().collect(),
+        rows.flat_map(|r| &r[1..]).copied().collect(),
+    ))
 }

@@ -115,7 +115,8 @@ impl<T: Elem> Trainer<T> {
         if !cross_entropy.is_finite() {
             return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
         }
-        let grads = self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
+        let grads =
+            self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
         self.device.run(GlobalNorm { grads, norm: self.norm.view_mut() })?;
         let grad_norm = self.norm.host()[0];
         if !grad_norm.is_finite() {
@@ -168,7 +169,11 @@ impl<T: Elem> Trainer<T> {
 fn f32_weights<T: Elem>(weight: &mut Tensor<T, 3>) -> Result<ViewMut<'_, f32, 1>> {
     if T::DTYPE != DType::F32 {
         let values = format!("dtype = {:?}", T::DTYPE);
-        return Err(Error::Rule { op: "Trainer", rule: "half-precision weights have an f32 master copy", values });
+        return Err(Error::Rule {
+            op: "Trainer",
+            rule: "half-precision weights have an f32 master copy",
+            values,
+        });
     }
     let values: &mut [f32] = bytemuck::cast_slice_mut(weight.host_mut());
     let len = values.len();
