@@ -42,7 +42,8 @@ impl<'a, T: Elem> Heads<'a, T> {
     pub fn check(&self, op: &'static str) -> Result<()> {
         let (qkv, heads, seq) = (self.qkv.shape(), self.heads, self.seq);
         ensure!(op, heads >= 1, heads = heads);
-        ensure!(op, qkv[1] >= 1 && qkv[1] % (3 * heads) == 0, qkv = qkv, heads = heads);
+        ensure!(op, qkv[1] >= 1 && qkv[1] % 3 == 0, qkv = qkv);
+        ensure!(op, qkv[1] / 3 % heads == 0, qkv = qkv, heads = heads);
         ensure!(op, seq >= 1, seq = seq);
         ensure!(op, qkv[0] % seq == 0, qkv = qkv, seq = seq);
         Ok(())
@@ -173,9 +174,9 @@ fn head<T: Elem>(
         let mut sums = sums.view_mut().narrow(0, 0..end - start);
         multiply(sums.reborrow(), false, p.as_view(), v.narrow(0, 0..end));
         vectorize!(|| {
-            for i in 0..end - start {
+            for (i, inverse) in inverse[..end - start].iter().enumerate() {
                 let out = out.row_mut(start + i).iter_mut();
-                out.zip(sums.row_mut(i)).for_each(|(o, s)| *o = T::from_f32(*s * inverse[i]));
+                out.zip(sums.row_mut(i)).for_each(|(o, s)| *o = T::from_f32(*s * inverse));
             }
         });
     }
