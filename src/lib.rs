@@ -4,6 +4,7 @@ mod cpu;
 mod device;
 mod elem;
 mod error;
+pub mod moe;
 pub mod ops;
 mod plan;
 mod tensor;
@@ -11,6 +12,7 @@ pub mod train;
 
 pub use device::Device;
 pub use elem::{DType, Elem};
+pub(crate) use error::ensure;
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;

@@ -171,6 +171,20 @@ impl Plan {
         Ok(())
     }
 
+    /// Makes this a plan for another number of tokens, unless it is one; until built as after [`Plan::new`].
+    pub fn resize(&mut self, tokens: usize) -> Result<()> {
+        if tokens != self.tokens() {
+            *self = Plan::new(tokens, self.topk(), self.experts(), self.clusters())?;
+        }
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let order = |o: &Order| 4 * (o.offsets.len() + o.source.len() + o.place.len()) as u64;
+        order(&self.by_cluster) + order(&self.by_expert)
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.by_cluster.rows()

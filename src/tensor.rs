@@ -36,6 +36,12 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
         self.data.is_empty()
     }
 
+    /// Changes the length of the first dimension; what the elements hold afterwards is arbitrary.
+    pub(crate) fn resize(&mut self, first: usize) {
+        self.shape[0] = first;
+        self.data.resize(self.shape.iter().product(), T::zeroed());
+    }
+
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
         size_of_val(self.data.as_slice()) as u64
@@ -65,6 +71,18 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
     /// The elements in row-major order, as one dimension, to write.
     pub fn flat_mut(&mut self) -> ViewMut<'_, T, 1> {
         ViewMut { ptr: self.data.as_mut_ptr(), shape: [self.data.len()], strides: [1], life: PhantomData }
+    }
+
+    /// The first elements as a tensor of another shape. Panics if it has more elements: for internal use.
+    pub(crate) fn front<const M: usize>(&self, shape: [usize; M]) -> View<'_, T, M> {
+        assert!(shape.iter().product::<usize>() <= self.data.len(), "{shape:?} of {:?}", self.shape);
+        View { ptr: self.data.as_ptr(), shape, strides: contiguous(shape), life: PhantomData }
+    }
+
+    /// As [`Tensor::front`], to write.
+    pub(crate) fn front_mut<const M: usize>(&mut self, shape: [usize; M]) -> ViewMut<'_, T, M> {
+        assert!(shape.iter().product::<usize>() <= self.data.len(), "{shape:?} of {:?}", self.shape);
+        ViewMut { ptr: self.data.as_mut_ptr(), shape, strides: contiguous(shape), life: PhantomData }
     }
 
     /// The elements in row-major order, in host memory.
@@ -317,6 +335,13 @@ impl<'a, T> View<'a, T, 3> {
 }
 
 impl<'a, T> ViewMut<'a, T, 3> {
+    /// The only matrix of a view whose first dimension is 1. Panics otherwise: for internal use.
+    pub(crate) fn into_matrix(self) -> ViewMut<'a, T, 2> {
+        assert_eq!(self.shape[0], 1);
+        let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
+        ViewMut { ptr: self.ptr, shape, strides, life: PhantomData }
+    }
+
     /// The matrices along the first dimension.
     pub(crate) fn into_matrices(self) -> Vec<ViewMut<'a, T, 2>> {
         let bounds: Vec<usize> = (0..=self.shape[0]).collect();

@@ -1,6 +1,6 @@
 //! The operations: one struct each, whose public fields are its arguments.
 //!
-//! `device.run(Permute { x, order, y })?` checks the rules, then runs. Activations and weights are [`Elem`]s
+//! `device.run(Permute { x, order, y })?` checks the rules, then runs. Activations and weights are [`Elem`](crate::Elem)s
 //! (f32, bf16, f16), statistics and gradients of weights are f32. Weights are stored `[out, in]`, so a
 //! product reads `y = x w^T`.
 
@@ -8,28 +8,37 @@ mod adamw;
 mod add;
 mod attention;
 mod attention_backward;
+mod copy;
 mod cross_entropy;
 mod embedding;
+mod expand;
+mod expand_tile;
 mod global_norm;
 mod grouped_gemm;
 mod permute;
 mod rms_norm;
 mod rope;
+mod route;
+mod routing;
+mod swiglu;
 
 pub use adamw::AdamW;
 pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
+pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};
+pub use expand::{Expand, ExpandBackward};
 pub use global_norm::GlobalNorm;
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 pub use permute::{Combine, CombineBackward, Permute};
 pub use rms_norm::{RmsNorm, RmsNormBackward};
 pub use rope::Rope;
+pub use route::{Route, RouteBackward};
+pub use routing::{RouteLoss, RouteStats, Routing};
+pub use swiglu::{SlotWeights, SwiGlu, SwiGluBackward};
 
-#[allow(unused_imports)]
-use crate::elem::Elem;
 use crate::error::Result;
 
 /// An operation: arguments, rules, cost and one implementation per device.

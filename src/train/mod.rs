@@ -1,3 +1,16 @@
 //! The reference trainer around the layer: model, data, optimiser, checkpoints.
 
+pub mod accounting;
+mod activations;
+pub mod backward;
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod exchange;
+mod layout;
+pub mod load;
+pub mod memory;
+pub mod model;
 pub mod param;
+pub mod preset;
+pub mod trainer;

@@ -54,6 +54,31 @@ pub fn close(name: &str, got: &[f64], want: &[f64], relative: f64, floor: f64) {
     }
 }
 
+/// Asserts `|got - want| <= eps_out |want| + ulps 2^-24 (|want| + rms(want))` for every element, for results
+/// whose rounding errors are no short sum of magnitudes; prints the largest share of a bound that was used.
+pub fn near<T: Elem>(name: &str, got: &[f64], want: &[f64], ulps: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    let rms = (want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64).sqrt();
+    let mut used = 0f64;
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let (error, allowed) =
+            ((g - w).abs(), T::EPS as f64 * w.abs() + ulps * 2f64.powi(-24) * (w.abs() + rms));
+        assert!(error <= allowed, "{name}[{i}]: got {g}, want {w}, error {error:e} > {allowed:e}");
+        used = used.max(if error > 0.0 { error / allowed } else { 0.0 });
+    }
+    println!("{name}: {:.0} % of the bound used", used * 100.0);
+}
+
+/// Asserts `||got - want|| <= limit ||want||`; prints the share of the bound that was used.
+pub fn norm_wise(name: &str, got: &[f64], want: &[f64], limit: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+    let error = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
+    let allowed = limit * norm(&mut want.iter().copied());
+    assert!(error <= allowed, "{name}: error {error:e} > {allowed:e}");
+    println!("{name}: {:.0} % of the bound used", if error > 0.0 { error / allowed * 100.0 } else { 0.0 });
+}
+
 #[test]
 fn an_element_moved_by_three_bounds_fails() {
     let mut want = vec![Bound::default(); 8];
@@ -64,4 +89,14 @@ fn an_element_moved_by_three_bounds_fails() {
     assert!(std::panic::catch_unwind(|| assert_within::<f32>("moved", &got, &want)).is_err());
     got[3] = f64::NAN;
     assert!(std::panic::catch_unwind(|| assert_within::<f32>("nan", &got, &want)).is_err());
+}
+
+#[test]
+fn an_error_beyond_the_norm_fails() {
+    let want = [3.0, 0.0, 4.0];
+    for (moved, ok) in [(4e-6, true), (6e-6, false), (f64::NAN, false)] {
+        let got = [3.0, moved, 4.0];
+        assert_eq!(std::panic::catch_unwind(|| norm_wise("norm", &got, &want, 1e-6)).is_ok(), ok);
+        assert_eq!(std::panic::catch_unwind(|| near::<f32>("near", &got, &want, 28.0)).is_ok(), ok);
+    }
 }

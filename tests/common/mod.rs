@@ -1,16 +1,18 @@
 //! Shared by the tests of operations: seeded values, guarded tensors, the comparer, routing cases.
 //!
-//! Oracles are plain f64 loops written from the definition, beside the test of each operation; they share
-//! nothing with the library.
+//! Oracles are plain f64 loops written from the definition, in `oracle` or beside the test of an operation;
+//! they share nothing with the library.
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
 pub mod cases;
 pub mod compare;
 pub mod guarded;
+pub mod oracle;
 pub mod rng;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
-pub use compare::{Bound, assert_within, close};
+pub use compare::{Bound, assert_within, close, near, norm_wise};
+#[allow(unused_imports, reason = "not every test uses every helper")]
 pub use guarded::Guarded;
 pub use rng::Rng;
 

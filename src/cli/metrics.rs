@@ -1,0 +1,104 @@
+//! `metrics.jsonl`: one line per step, each written once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::train::trainer::StepReport;
+
+/// A line of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    /// Step, from 1.
+    pub step: u64,
+    /// Mean cross-entropy in nats per token.
+    pub loss: f32,
+    /// The router's own losses, summed over layers.
+    pub balance: f32,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// Standard deviation over mean of slots per expert, averaged over layers.
+    pub load_cv: f32,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Wall-clock seconds of the step.
+    pub seconds: f64,
+}
+
+impl From<&StepReport> for Line {
+    fn from(r: &StepReport) -> Self {
+        Line {
+            step: r.step,
+            loss: r.loss,
+            balance: r.balance,
+            grad_norm: r.grad_norm,
+            lr: r.lr,
+            load_cv: r.load_cv,
+            tokens: r.tokens as u64,
+            seconds: r.seconds,
+        }
+    }
+}
+
+/// The file, open at its end, and what it holds.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    path: PathBuf,
+    file: File,
+    lines: Vec<Line>,
+}
+
+impl Metrics {
+    /// Opens the file of a run that continues after `step`: later lines, which the run will write again, and
+    /// a last line cut off by a crash are removed.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let text = match fs::read(path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        let mut lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        lines.retain(|line| line.step <= step);
+        let temporary = path.with_extension("jsonl.tmp");
+        let kept = lines.iter().map(to_json).collect::<String>();
+        fs::write(&temporary, kept).map_err(Error::io("write", &temporary))?;
+        fs::rename(&temporary, path).map_err(Error::io("write", path))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(Error::io("open", path))?;
+        Ok(Metrics { path: path.to_owned(), file, lines })
+    }
+
+    /// Adds the line of a step.
+    pub fn push(&mut self, line: Line) -> Result<()> {
+        self.file.write_all(to_json(&line).as_bytes()).map_err(Error::io("write", &self.path))?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    /// Mean loss of the last tenth of all steps.
+    pub fn final_loss(&self) -> f64 {
+        let tail = &self.lines[self.lines.len() - self.lines.len().div_ceil(10)..];
+        tail.iter().map(|line| f64::from(line.loss)).sum::<f64>() / tail.len().max(1) as f64
+    }
+
+    /// Median over all steps of tokens per second.
+    pub fn tokens_per_second(&self) -> f64 {
+        let mut speeds: Vec<f64> = self.lines.iter().map(|l| l.tokens as f64 / l.seconds.max(1e-9)).collect();
+        speeds.sort_by(f64::total_cmp);
+        speeds.get(speeds.len() / 2).copied().unwrap_or(0.0)
+    }
+
+    /// Seconds of all steps together, those before a resume included.
+    pub fn seconds(&self) -> f64 {
+        self.lines.iter().map(|line| line.seconds).sum()
+    }
+}
+
+fn to_json(line: &Line) -> String {
+    // Numbers only: this cannot fail. A value that is not finite becomes `null`.
+    serde_json::to_string(line).map(|json| json + "\n").unwrap_or_default()
+}

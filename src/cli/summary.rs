@@ -1,0 +1,109 @@
+//! The result of a run, as JSON and as a table.
+
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::moe::FfnKind;
+
+/// What a finished run reports; `compare` prints a list of these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// The feed-forward part.
+    pub variant: FfnKind,
+    /// All parameters.
+    pub params_total: u64,
+    /// Parameters of the feed-forward parts.
+    pub params_expert: u64,
+    /// Parameters one token passes through.
+    pub active_params: u64,
+    /// Median over steps.
+    pub tokens_per_s: f64,
+    /// Mean over the last tenth of the steps, in nats per token.
+    pub train_loss: f64,
+    /// Perplexity per word of the evaluation text (per token for the built-in language).
+    pub ppl_word: Option<f64>,
+    /// Perplexity per token of the evaluation text.
+    pub ppl_subword: Option<f64>,
+    /// Standard deviation over mean of slots per expert over the evaluation text, averaged over layers.
+    pub load_cv: Option<f64>,
+    /// Peak resident bytes, pages of mapped files left out; `None` where the system does not say.
+    pub peak_bytes: Option<u64>,
+    /// Expected bytes between ranks per token, all layers, dispatch and return; see `train::exchange`.
+    pub all_to_all_bytes_per_token: f64,
+    /// Seconds of all training steps.
+    pub seconds: f64,
+    /// Optimiser steps.
+    pub steps: u64,
+}
+
+/// Prints `value` as the last line of stdout, or writes it to a file; `-` means stdout.
+pub(crate) fn write_json(target: Option<&Path>, value: &impl Serialize) -> Result<()> {
+    let Some(path) = target else { return Ok(()) };
+    let describe = |e: serde_json::Error| Error::io("write", path)(e.into());
+    if path == Path::new("-") {
+        println!("{}", serde_json::to_string(value).map_err(describe)?);
+        return Ok(());
+    }
+    let json = serde_json::to_string_pretty(value).map_err(describe)?;
+    std::fs::write(path, json + "\n").map_err(Error::io("write", path))
+}
+
+/// A table with a header, its first column to the left and numbers to the right.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// The table of `compare`.
+pub(crate) fn compare_table(runs: &[Summary]) -> Table {
+    let header = [
+        "variant", "params", "expert", "active", "tokens/s", "loss", "ppl", "load CV", "peak", "a2a B/tok", "time",
+    ];
+    let row = |run: &Summary| {
+        vec![
+            run.variant.to_string(),
+            count(run.params_total),
+            count(run.params_expert),
+            count(run.active_params),
+            format!("{:.0}", run.tokens_per_s),
+            format!("{:.4}", run.train_loss),
+            maybe(run.ppl_word, |ppl| if ppl < 1000.0 { format!("{ppl:.2}") } else { format!("{ppl:.0}") }),
+            maybe(run.load_cv, |cv| format!("{cv:.3}")),
+            maybe(run.peak_bytes, bytes),
+            format!("{:.0}", run.all_to_all_bytes_per_token),
+            format!("{:.1} s", run.seconds),
+        ]
+    };
+    table(&header, runs.iter().map(row))
+}
+
+fn maybe<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".into(), show)
+}
+
+/// `1234567` as `1.23 M`.
+pub(crate) fn count(n: u64) -> String {
+    scaled(n as f64, 1000.0, ["", " k", " M", " G", " T"])
+}
+
+/// Bytes in powers of 1024.
+pub(crate) fn bytes(n: u64) -> String {
+    scaled(n as f64, 1024.0, [" B", " KiB", " MiB", " GiB", " TiB"])
+}
+
+fn scaled(mut n: f64, base: f64, units: [&str; 5]) -> String {
+    let mut unit = 0;
+    while n >= base && unit + 1 < units.len() {
+        n /= base;
+        unit += 1;
+    }
+    let digits = if unit == 0 { 0 } else { 2 };
+    format!("{n:.digits$}{}", units[unit])
+}

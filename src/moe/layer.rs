@@ -1,0 +1,233 @@
+//! The choice between the three forms, with weights in a documented order.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::workspace::Workspace;
+use super::{Backward, Forward, Shape, clustered, dense, flat};
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::error::{Error, Result, ensure};
+use crate::ops::{RouteStats, Routing};
+use crate::plan::Plan;
+use crate::tensor::{View, ViewMut};
+
+/// The feed-forward part of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FfnKind {
+    /// One SwiGLU for all tokens.
+    Dense,
+    /// Softmax top-k over full experts (Switch, Mixtral): the baseline.
+    Flat,
+    /// Clusters of experts, each a shared base plus a low-rank residual, behind a two-stage router.
+    Clustered,
+}
+
+impl FfnKind {
+    /// All kinds, in the order `compare` reports them.
+    pub const ALL: [FfnKind; 3] = [FfnKind::Dense, FfnKind::Flat, FfnKind::Clustered];
+
+    /// The name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FfnKind::Dense => "dense",
+            FfnKind::Flat => "flat",
+            FfnKind::Clustered => "clustered",
+        }
+    }
+}
+
+impl fmt::Display for FfnKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A feed-forward layer: its form and sizes. Weights and activations belong to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The form.
+    pub kind: FfnKind,
+    /// The sizes.
+    pub shape: Shape,
+}
+
+/// Activations of one layer, kept from its forward to its backward.
+#[derive(Debug)]
+pub enum Saved<T> {
+    /// Of [`FfnKind::Dense`].
+    Dense(dense::Saved<T>),
+    /// Of [`FfnKind::Flat`].
+    Flat(flat::Saved<T>),
+    /// Of [`FfnKind::Clustered`].
+    Clustered(clustered::Saved<T>),
+}
+
+impl Layer {
+    /// Shapes of the weights, in the order [`Layer::forward`] takes them: `w13, w2` when dense,
+    /// `router, w13, w2` when flat, `router, w13, w2, b, a2` when clustered. See each form's `Weights`.
+    pub fn weight_shapes(&self) -> Vec<[usize; 3]> {
+        let Shape { hidden, inner, experts, clusters, rank, .. } = self.shape;
+        let factors = self.shape.factors();
+        let router = [1, self.shape.logits(), hidden];
+        match self.kind {
+            FfnKind::Dense => vec![[1, 2 * inner, hidden], [1, hidden, inner]],
+            FfnKind::Flat => vec![router, [experts, 2 * inner, hidden], [experts, hidden, inner]],
+            FfnKind::Clustered => vec![
+                router,
+                [clusters, 2 * inner + 2 * factors, hidden],
+                [clusters, hidden, inner + factors],
+                [experts, 2 * inner, rank],
+                [experts, rank, inner],
+            ],
+        }
+    }
+
+    /// Space for the activations of up to `tokens` tokens.
+    pub fn saved<T: Elem>(&self, device: &Device, tokens: usize) -> Result<Saved<T>> {
+        let Shape { inner, experts, clusters, topk, .. } = self.shape;
+        let factors = self.shape.factors();
+        let routing = || Routing::new(device, tokens, topk, experts, clusters);
+        let plan = || Plan::new(tokens, topk, experts, clusters);
+        Ok(match self.kind {
+            FfnKind::Dense => Saved::Dense(dense::Saved { z: device.zeros([tokens, 2 * inner]) }),
+            FfnKind::Flat => Saved::Flat(flat::Saved {
+                routing: routing(),
+                plan: plan()?,
+                z: device.zeros([tokens * topk, 2 * inner]),
+            }),
+            FfnKind::Clustered => Saved::Clustered(clustered::Saved {
+                routing: routing(),
+                plan: plan()?,
+                bp: device.zeros([tokens, 2 * inner + 2 * factors]),
+                hq: device.zeros([tokens, inner + factors]),
+            }),
+        })
+    }
+
+    /// `y += ffn(x)`, for any number of tokens up to what `saved` and `ws` were made for.
+    pub fn forward<T: Elem>(
+        &self,
+        pass: Forward<'_, T>,
+        weights: &[View<'_, T, 3>],
+        saved: &mut Saved<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
+        match (saved, weights) {
+            (Saved::Dense(saved), &[w13, w2]) => {
+                dense::forward(pass, dense::Weights { w13, w2 }, saved, buffers)
+            }
+            (Saved::Flat(saved), &[router, w13, w2]) => {
+                flat::forward(pass, flat::Weights { router, w13, w2 }, saved, buffers)
+            }
+            (Saved::Clustered(saved), &[router, w13, w2, b, a2]) => {
+                let w = clustered::Weights { router, w13, w2, b, a2 };
+                clustered::forward(pass, w, saved, buffers)
+            }
+            _ => Err(self.wrong_operands(weights.len())),
+        }
+    }
+
+    /// Gradients of everything, in the order of the weights; consumes `saved`.
+    pub fn backward<T: Elem>(
+        &self,
+        pass: Backward<'_, T>,
+        weights: &[View<'_, T, 3>],
+        grads: Vec<ViewMut<'_, f32, 3>>,
+        saved: &mut Saved<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        self.check(pass.x.dim(0), weights, saved, ws)?;
+        let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
+        let count = grads.len();
+        match (saved, weights) {
+            (Saved::Dense(saved), &[w13, w2]) => {
+                let [dw13, dw2] = grads.try_into().map_err(|_| self.wrong_operands(count))?;
+                let grads = dense::Grads { w13: dw13, w2: dw2 };
+                dense::backward(pass, dense::Weights { w13, w2 }, grads, saved, buffers)
+            }
+            (Saved::Flat(saved), &[router, w13, w2]) => {
+                let [drouter, dw13, dw2] = grads.try_into().map_err(|_| self.wrong_operands(count))?;
+                let grads = flat::Grads { router: drouter, w13: dw13, w2: dw2 };
+                flat::backward(pass, flat::Weights { router, w13, w2 }, grads, saved, buffers)
+            }
+            (Saved::Clustered(saved), &[router, w13, w2, b, a2]) => {
+                let [drouter, dw13, dw2, db, da2] =
+                    grads.try_into().map_err(|_| self.wrong_operands(count))?;
+                let grads = clustered::Grads { router: drouter, w13: dw13, w2: dw2, b: db, a2: da2 };
+                let w = clustered::Weights { router, w13, w2, b, a2 };
+                clustered::backward(pass, w, grads, saved, buffers)
+            }
+            _ => Err(self.wrong_operands(weights.len())),
+        }
+    }
+
+    /// The rules that the operations cannot see: weights of this layer, buffers large enough for the batch.
+    fn check<T: Elem>(
+        &self,
+        tokens: usize,
+        weights: &[View<'_, T, 3>],
+        saved: &Saved<T>,
+        ws: &Workspace<T>,
+    ) -> Result<()> {
+        let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
+        ensure!("Layer", shapes == self.weight_shapes(), weights = shapes, want = self.weight_shapes());
+        let (saved, workspace) = (saved.tokens(&self.shape), ws.tokens());
+        ensure!(
+            "Layer",
+            tokens <= saved && tokens <= workspace,
+            tokens = tokens,
+            saved = saved,
+            workspace = workspace
+        );
+        Ok(())
+    }
+
+    fn wrong_operands(&self, count: usize) -> Error {
+        let values = format!("kind = {}, weights or gradients = {count}", self.kind);
+        Error::Rule {
+            op: "Layer",
+            rule: "weights, gradients and saved activations are of the layer's kind",
+            values,
+        }
+    }
+}
+
+impl<T: Elem> Saved<T> {
+    /// What the router decided in the last forward; `None` when dense.
+    pub fn routing(&self) -> Option<&Routing> {
+        match self {
+            Saved::Dense(_) => None,
+            Saved::Flat(saved) => Some(&saved.routing),
+            Saved::Clustered(saved) => Some(&saved.routing),
+        }
+    }
+
+    /// Sums over the last forward's tokens; `None` when dense.
+    pub fn stats(&self) -> Option<&RouteStats> {
+        self.routing().map(|r| &r.stats)
+    }
+
+    /// Tokens there is space for.
+    fn tokens(&self, shape: &Shape) -> usize {
+        match self {
+            Saved::Dense(saved) => saved.z.shape()[0],
+            Saved::Flat(saved) => saved.z.shape()[0] / shape.topk,
+            Saved::Clustered(saved) => saved.bp.shape()[0],
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Saved::Dense(saved) => saved.z.bytes(),
+            Saved::Flat(saved) => saved.z.bytes() + saved.routing.bytes() + saved.plan.bytes(),
+            Saved::Clustered(saved) => {
+                saved.bp.bytes() + saved.hq.bytes() + saved.routing.bytes() + saved.plan.bytes()
+            }
+        }
+    }
+}

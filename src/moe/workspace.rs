@@ -1,0 +1,95 @@
+//! Memory that lives for one layer's pass only, shared by all layers.
+
+use super::Shape;
+use super::layer::FfnKind;
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::ops::ExpandBackward;
+use crate::tensor::{Tensor, ViewMut};
+
+/// Buffers of one layer's forward or backward pass, sized for the largest batch.
+#[derive(Debug)]
+pub struct Workspace<T> {
+    rows_a: Tensor<T, 1>,
+    rows_b: Tensor<T, 1>,
+    wide: Tensor<T, 1>,
+    dlogits: Tensor<f32, 1>,
+    dweight: Tensor<f32, 1>,
+    partial: Tensor<f32, 1>,
+    tokens: usize,
+}
+
+/// The buffers as matrices of one pass.
+pub(super) struct Buffers<'a, T> {
+    /// `[rows, hidden]`: token rows in sorted order.
+    pub rows_a: ViewMut<'a, T, 2>,
+    /// `[rows, hidden]`: a second one.
+    pub rows_b: ViewMut<'a, T, 2>,
+    /// `[rows, inner + factors]`.
+    pub wide: ViewMut<'a, T, 2>,
+    /// `[tokens, logits]`.
+    pub dlogits: ViewMut<'a, f32, 2>,
+    /// `[tokens, topk]`.
+    pub dweight: ViewMut<'a, f32, 2>,
+    /// For [`ExpandBackward`].
+    pub partial: ViewMut<'a, f32, 1>,
+}
+
+/// Rows of sorted buffers: a row a slot with full experts, a row a token otherwise.
+fn rows(kind: FfnKind, shape: &Shape, tokens: usize) -> usize {
+    if kind == FfnKind::Flat { tokens * shape.topk } else { tokens }
+}
+
+impl<T: Elem> Workspace<T> {
+    /// Buffers for batches of up to `tokens` tokens; `train` adds those of the backward.
+    pub fn new(device: &Device, kind: FfnKind, shape: &Shape, tokens: usize, train: bool) -> Self {
+        let rows = rows(kind, shape, tokens);
+        let routed = kind != FfnKind::Dense;
+        let Shape { hidden, inner, experts, clusters, topk, rank } = *shape;
+        // The clustered forward has no need of `wide`: `[hbar | Q]` is kept for the backward.
+        let wide = if kind == FfnKind::Clustered && !train { 0 } else { rows * (inner + shape.factors()) };
+        let when = |needed: bool, len: usize| if needed { len } else { 0 };
+        let partial = ExpandBackward::<T>::workspace_len(tokens, experts, clusters, inner, rank);
+        Workspace {
+            rows_a: device.zeros([when(routed, rows * hidden)]),
+            rows_b: device.zeros([when(routed, rows * hidden)]),
+            wide: device.zeros([wide]),
+            dlogits: device.zeros([when(routed && train, tokens * shape.logits())]),
+            dweight: device.zeros([when(routed && train, tokens * topk)]),
+            partial: device.zeros([when(train, partial)]),
+            tokens,
+        }
+    }
+
+    /// Tokens there is space for.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let halves = [&self.rows_a, &self.rows_b, &self.wide].map(|t| t.bytes());
+        let floats = [&self.dlogits, &self.dweight, &self.partial].map(|t| t.bytes());
+        halves.iter().sum::<u64>() + floats.iter().sum::<u64>()
+    }
+
+    /// The buffers as matrices for a batch of `tokens` tokens, no more than they were made for.
+    pub(super) fn buffers(&mut self, kind: FfnKind, shape: &Shape, tokens: usize) -> Buffers<'_, T> {
+        let rows = rows(kind, shape, tokens);
+        Buffers {
+            rows_a: as_matrix(&mut self.rows_a, rows, shape.hidden),
+            rows_b: as_matrix(&mut self.rows_b, rows, shape.hidden),
+            wide: as_matrix(&mut self.wide, rows, shape.inner + shape.factors()),
+            dlogits: as_matrix(&mut self.dlogits, tokens, shape.logits()),
+            dweight: as_matrix(&mut self.dweight, tokens, shape.topk),
+            partial: self.partial.view_mut(),
+        }
+    }
+}
+
+/// The front of a buffer as a matrix; no rows where the buffer was not made (a pass that needs it is refused
+/// by its operation's shape rules).
+fn as_matrix<E: bytemuck::Pod>(buffer: &mut Tensor<E, 1>, rows: usize, cols: usize) -> ViewMut<'_, E, 2> {
+    let fits = buffer.len() >= rows * cols;
+    buffer.front_mut([if fits { rows } else { 0 }, cols])
+}

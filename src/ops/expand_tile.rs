@@ -1,0 +1,273 @@
+//! The CPU inner loops of [`Expand`](super::Expand): one block of rows of one cluster at a time.
+
+use std::ops::Range;
+
+use crate::cpu::gemm::{Mat, multiply};
+use crate::cpu::math::{sigmoid, simd, sum_by};
+use crate::cpu::{pieces, scratch};
+use crate::elem::Elem;
+use crate::plan::Plan;
+use crate::tensor::{View, ViewMut};
+
+/// Most rows whose slots are expanded at once: their activations stay in the second-level cache.
+const TILE: usize = 128;
+
+/// Rows of one cluster, in cluster order.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub cluster: usize,
+    pub rows: Range<usize>,
+}
+
+/// Cuts every cluster into blocks of at most `most` rows; together they cover all rows in order.
+pub(super) fn blocks(plan: &Plan, most: usize) -> Vec<Block> {
+    let offsets = plan.by_cluster().offsets();
+    let of_cluster = |g: usize| {
+        let (start, len) = (offsets[g] as usize, (offsets[g + 1] - offsets[g]) as usize);
+        let blocks = pieces(len, most).into_iter().filter(|p| !p.is_empty());
+        blocks.map(move |p| Block { cluster: g, rows: start + p.start..start + p.end })
+    };
+    (0..plan.clusters()).flat_map(of_cluster).collect()
+}
+
+impl Block {
+    /// For each expert of the cluster, its slots (rows in expert order) whose token lies in this block.
+    pub(super) fn slots<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = Range<usize>> + 'p {
+        let (per, experts, place) =
+            (plan.experts() / plan.clusters(), plan.by_expert(), plan.by_cluster().place());
+        (self.cluster * per..(self.cluster + 1) * per).map(move |e| {
+            let (start, end) = (experts.offsets()[e] as usize, experts.offsets()[e + 1] as usize);
+            let row = |choice: u32| place[choice as usize / experts.fan()] as usize;
+            // Both orders are stable, so the rows of an expert's slots ascend.
+            let sources = &experts.source()[start..end];
+            let from = sources.partition_point(|&c| row(c) < self.rows.start);
+            let to = sources.partition_point(|&c| row(c) < self.rows.end);
+            start + from..start + to
+        })
+    }
+
+    fn tiles(&self) -> impl Iterator<Item = Block> + '_ {
+        let shift = |p: Range<usize>| self.rows.start + p.start..self.rows.start + p.end;
+        pieces(self.rows.len(), TILE)
+            .into_iter()
+            .map(move |p| Block { cluster: self.cluster, rows: shift(p) })
+    }
+}
+
+/// The operands that every block shares.
+pub(super) struct Residuals<'a, T> {
+    pub b: View<'a, T, 3>,
+    pub a2: View<'a, T, 3>,
+    pub plan: &'a Plan,
+    pub weight: View<'a, f32, 2>,
+}
+
+/// A slot of a tile: the row of its token within the tile, and its weight.
+struct Slot {
+    row: usize,
+    weight: f32,
+}
+
+/// The columns of one expert, by its number in the cluster.
+struct Columns {
+    /// In `bp`: gate factor, then up factor.
+    p: Range<usize>,
+    /// In `hq`.
+    q: Range<usize>,
+}
+
+impl<T: Elem> Residuals<'_, T> {
+    fn columns(&self, local: usize) -> Columns {
+        let [_, rank, inner] = self.a2.shape();
+        let (p, q) = (2 * inner + 2 * rank * local, inner + rank * local);
+        Columns { p: p..p + 2 * rank, q: q..q + rank }
+    }
+
+    fn slots(&self, block: &Block, range: Range<usize>) -> Vec<Slot> {
+        let order = self.plan.by_expert();
+        let slot = |&choice: &u32| {
+            let (token, slot) = (choice as usize / order.fan(), choice as usize % order.fan());
+            let row = self.plan.by_cluster().place()[token] as usize - block.rows.start;
+            Slot { row, weight: self.weight.row(token)[slot] }
+        };
+        order.source()[range].iter().map(slot).collect()
+    }
+
+    /// Writes `[hbar | Q]` of the block from its rows of `bp`.
+    pub(super) fn forward(&self, block: &Block, bp: View<'_, T, 2>, mut hq: ViewMut<'_, T, 2>) {
+        let [_, rank, inner] = self.a2.shape();
+        for tile in block.tiles() {
+            let (rows, first) = (tile.rows.len(), tile.rows.start - block.rows.start);
+            let width = hq.dim(1);
+            let bp = bp.narrow(0, first..first + rows);
+            scratch::with([rows * width, rows * 2 * inner, rows * 2 * rank], |[sum, z, p]| {
+                sum.fill(0.0);
+                for (local, range) in tile.slots(self.plan).enumerate().filter(|(_, r)| !r.is_empty()) {
+                    let (slots, columns) = (self.slots(&tile, range), self.columns(local));
+                    let e = tile.cluster * (self.plan.experts() / self.plan.clusters()) + local;
+                    self.gate_and_up(e, &slots, bp, &columns, z, p);
+                    simd(|| activate(&slots, &mut z[..slots.len() * 2 * inner], inner, sum, width));
+                    // Q = h A2^T, with h left in the gate half of z.
+                    let h = matrix(z, [slots.len(), inner], 2 * inner);
+                    let q = matrix_mut(p, [slots.len(), rank], rank);
+                    multiply(q, false, h, Mat::t(self.a2.matrix(e)));
+                    for (slot, q) in slots.iter().zip(p.chunks_exact(rank)) {
+                        let sum = &mut sum[slot.row * width..][columns.q.clone()];
+                        sum.iter_mut().zip(q).for_each(|(s, q)| *s += q);
+                    }
+                }
+                for (r, sum) in sum.chunks_exact(width).enumerate() {
+                    hq.row_mut(first + r).iter_mut().zip(sum).for_each(|(o, &s)| *o = T::from_f32(s));
+                }
+            });
+        }
+    }
+
+    /// `z = (gate | up)` of the slots, `[slots, 2 inner]`; `p` gets their factors, `[slots, 2 rank]`.
+    fn gate_and_up(
+        &self,
+        e: usize,
+        slots: &[Slot],
+        bp: View<'_, T, 2>,
+        columns: &Columns,
+        z: &mut [f32],
+        p: &mut [f32],
+    ) {
+        let [_, rank, inner] = self.a2.shape();
+        simd(|| {
+            for ((slot, z), p) in
+                slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(p.chunks_exact_mut(2 * rank))
+            {
+                let row = bp.row(slot.row);
+                z.iter_mut().zip(row).for_each(|(z, v)| *z = v.to_f32());
+                p.iter_mut().zip(&row[columns.p.clone()]).for_each(|(p, v)| *p = v.to_f32());
+            }
+        });
+        for half in 0..2 {
+            let z = matrix_mut(&mut z[half * inner..], [slots.len(), inner], 2 * inner);
+            let p = matrix(&p[half * rank..], [slots.len(), rank], 2 * rank);
+            multiply(z, true, p, Mat::t(self.b.matrix(e).narrow(0, half * inner..(half + 1) * inner)));
+        }
+    }
+
+    /// Turns the block's rows of `bp` into their gradient, adds its factor gradients to `partial`
+    /// (`[experts of the cluster, db (2 inner x rank) then da2 (rank x inner)]`), and returns the gradient of
+    /// each slot's weight, expert by expert.
+    pub(super) fn backward(
+        &self,
+        block: &Block,
+        mut bp: ViewMut<'_, T, 2>,
+        dhq: View<'_, T, 2>,
+        partial: &mut [f32],
+    ) -> Vec<f32> {
+        let [_, rank, inner] = self.a2.shape();
+        let width = bp.dim(1);
+        let per = self.plan.experts() / self.plan.clusters();
+        let mut dots: Vec<Vec<f32>> = vec![Vec::new(); per];
+        for tile in block.tiles() {
+            let (rows, first) = (tile.rows.len(), tile.rows.start - block.rows.start);
+            let lens = [rows * width, rows * 2 * inner, rows * 2 * rank, rows * inner, rows * 2 * rank];
+            scratch::with(lens, |[sum, z, p, dh, r]| {
+                sum.fill(0.0);
+                let dhq = dhq.narrow(0, first..first + rows);
+                for (local, range) in tile.slots(self.plan).enumerate().filter(|(_, r)| !r.is_empty()) {
+                    let (slots, columns) = (self.slots(&tile, range), self.columns(local));
+                    let (n, e) = (slots.len(), tile.cluster * per + local);
+                    self.gate_and_up(e, &slots, bp.as_view().narrow(0, first..first + rows), &columns, z, p);
+
+                    // dh = dhbar + R A2, the gradient of the weighted activation.
+                    simd(|| {
+                        for ((slot, dh), r) in
+                            slots.iter().zip(dh.chunks_exact_mut(inner)).zip(r.chunks_exact_mut(rank))
+                        {
+                            let row = dhq.row(slot.row);
+                            dh.iter_mut().zip(row).for_each(|(d, v)| *d = v.to_f32());
+                            r.iter_mut().zip(&row[columns.q.clone()]).for_each(|(r, v)| *r = v.to_f32());
+                        }
+                    });
+                    let r_rows = matrix(r, [n, rank], rank);
+                    multiply(matrix_mut(dh, [n, inner], inner), true, r_rows, self.a2.matrix(e));
+
+                    // z becomes its gradient, dh becomes the weighted activation h.
+                    simd(|| activate_backward(&slots, z, dh, inner, sum, width, &mut dots[local]));
+                    let (db, da2) = partial[local * 3 * inner * rank..][..3 * inner * rank]
+                        .split_at_mut(2 * inner * rank);
+                    let h = matrix(dh, [n, inner], inner);
+                    multiply(
+                        matrix_mut(da2, [rank, inner], inner),
+                        true,
+                        Mat::t(matrix(r, [n, rank], rank)),
+                        h,
+                    );
+                    for half in 0..2 {
+                        let dz = matrix(&z[half * inner..], [n, inner], 2 * inner);
+                        let p = matrix(&p[half * rank..], [n, rank], 2 * rank);
+                        let db = matrix_mut(&mut db[half * inner * rank..], [inner, rank], rank);
+                        multiply(db, true, Mat::t(dz), p);
+                        let b = self.b.matrix(e).narrow(0, half * inner..(half + 1) * inner);
+                        multiply(matrix_mut(&mut r[half * rank..], [n, rank], 2 * rank), false, dz, b);
+                    }
+                    for (slot, dp) in slots.iter().zip(r.chunks_exact(2 * rank)) {
+                        let sum = &mut sum[slot.row * width..][columns.p.clone()];
+                        sum.iter_mut().zip(dp).for_each(|(s, d)| *s += d);
+                    }
+                }
+                for (i, sum) in sum.chunks_exact(width).enumerate() {
+                    bp.row_mut(first + i).iter_mut().zip(sum).for_each(|(o, &s)| *o = T::from_f32(s));
+                }
+            });
+        }
+        dots.concat()
+    }
+}
+
+/// `h = w silu(gate) up` into the gate half of each row of `z`, and into `sum` at the slot's row.
+#[inline(always)]
+fn activate(slots: &[Slot], z: &mut [f32], inner: usize, sum: &mut [f32], width: usize) {
+    for (slot, z) in slots.iter().zip(z.chunks_exact_mut(2 * inner)) {
+        let (gate, up) = z.split_at_mut(inner);
+        let sum = &mut sum[slot.row * width..][..inner];
+        for ((g, u), s) in gate.iter_mut().zip(up).zip(sum) {
+            *g = slot.weight * (*g * sigmoid(*g) * *u);
+            *s += *g;
+        }
+    }
+}
+
+/// `z` becomes its gradient, also added to `sum`; `dh` becomes `h`; pushes each slot's weight gradient.
+#[inline(always)]
+fn activate_backward(
+    slots: &[Slot],
+    z: &mut [f32],
+    dh: &mut [f32],
+    inner: usize,
+    sum: &mut [f32],
+    width: usize,
+    dots: &mut Vec<f32>,
+) {
+    for ((slot, z), dh) in slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(dh.chunks_exact_mut(inner)) {
+        let (gate, up) = z.split_at_mut(inner);
+        dots.push(sum_by(inner, |j| dh[j] * (gate[j] * sigmoid(gate[j]) * up[j])));
+        let (sum_gate, sum_up) = sum[slot.row * width..][..2 * inner].split_at_mut(inner);
+        for j in 0..inner {
+            let (g, u, d) = (gate[j], up[j], slot.weight * dh[j]);
+            let s = sigmoid(g);
+            let silu = g * s;
+            gate[j] = d * u * (s + silu * (1.0 - s));
+            up[j] = d * silu;
+            dh[j] = slot.weight * (silu * u);
+            sum_gate[j] += gate[j];
+            sum_up[j] += up[j];
+        }
+    }
+}
+
+/// A matrix in a scratch buffer whose rows start `stride` elements apart.
+fn matrix(buffer: &[f32], shape: [usize; 2], stride: usize) -> View<'_, f32, 2> {
+    View::strided(buffer, shape, [stride, 1]).expect("scratch is sized for the tile")
+}
+
+/// As [`matrix`], to write.
+fn matrix_mut(buffer: &mut [f32], shape: [usize; 2], stride: usize) -> ViewMut<'_, f32, 2> {
+    ViewMut::strided(buffer, shape, [stride, 1]).expect("scratch is sized for the tile")
+}

@@ -1,0 +1,176 @@
+//! The gated activation of an expert, with the router's weight folded in.
+
+use rayon::prelude::*;
+
+use super::Op;
+use crate::cpu::bounds;
+use crate::cpu::math::{sigmoid, simd, sum_by};
+use crate::elem::Elem;
+use crate::error::{Result, ensure};
+use crate::plan::Order;
+use crate::tensor::{View, ViewMut};
+
+/// Rows per task.
+const ROWS: usize = 64;
+
+/// The router's weight of every row of a sorted buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotWeights<'a> {
+    /// `[tokens, fan]`.
+    pub weight: View<'a, f32, 2>,
+    /// The order of the rows.
+    pub order: &'a Order,
+}
+
+impl SlotWeights<'_> {
+    fn fits(&self, rows: usize) -> bool {
+        self.order.rows() == rows && self.weight.shape() == [self.order.tokens(), self.order.fan()]
+    }
+
+    fn at(&self, row: usize) -> f32 {
+        let choice = self.order.source()[row] as usize;
+        self.weight.row(choice / self.order.fan())[choice % self.order.fan()]
+    }
+}
+
+/// `h = w * silu(gate) * up` with `z = (gate | up)`; Shazeer, "GLU Variants Improve Transformer" (2020).
+///
+/// Folding the weight in before the down projection makes the sum over a token's slots an unweighted one,
+/// and gives the weight's gradient without keeping the down projection's output.
+#[derive(Debug)]
+pub struct SwiGlu<'a, T> {
+    /// `[rows, 2 inner]`.
+    pub z: View<'a, T, 2>,
+    /// One weight a row; `None` means ones.
+    pub weights: Option<SlotWeights<'a>>,
+    /// `[rows, inner]`.
+    pub h: ViewMut<'a, T, 2>,
+}
+
+/// Gradient of [`SwiGlu`], in place: `z` becomes `dz`, and `dh` becomes `h`, which the weight gradient of the
+/// down projection needs next and which is cheaper to compute again than to keep.
+#[derive(Debug)]
+pub struct SwiGluBackward<'a, T> {
+    /// `[rows, 2 inner]`: `z` on entry, its gradient on return.
+    pub z: ViewMut<'a, T, 2>,
+    /// `[rows, inner]`: the gradient of `h` on entry, `h` on return.
+    pub dh: ViewMut<'a, T, 2>,
+    /// The weights of the forward.
+    pub weights: Option<SlotWeights<'a>>,
+    /// `[tokens, fan]`: gradient of the weights, overwritten; required exactly if there are weights.
+    pub dweight: Option<ViewMut<'a, f32, 2>>,
+}
+
+impl<T: Elem> Op for SwiGlu<'_, T> {
+    const NAME: &'static str = "swiglu";
+
+    fn check(&self) -> Result<()> {
+        let (z, h) = (self.z.shape(), self.h.shape());
+        ensure!(Self::NAME, z == [h[0], 2 * h[1]], z = z, h = h);
+        ensure!(Self::NAME, self.weights.is_none_or(|w| w.fits(h[0])), weights = self.weights, h = h);
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.h.shape().contains(&0)
+    }
+
+    fn flops(&self) -> u64 {
+        0
+    }
+
+    fn bytes(&self) -> u64 {
+        (3 * self.h.dim(0) * self.h.dim(1) * T::DTYPE.size()) as u64
+    }
+
+    fn cpu(self) -> Result<()> {
+        let rows = bounds(self.h.dim(0), ROWS);
+        let inner = self.h.dim(1);
+        self.h.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+            simd(|| {
+                for p in rows[0]..rows[1] {
+                    let (gate, up) = self.z.row(p).split_at(inner);
+                    let w = self.weights.map_or(1.0, |w| w.at(p));
+                    for ((h, g), u) in band.row_mut(p - rows[0]).iter_mut().zip(gate).zip(up) {
+                        let g = g.to_f32();
+                        *h = T::from_f32(w * (g * sigmoid(g) * u.to_f32()));
+                    }
+                }
+            });
+        });
+        Ok(())
+    }
+}
+
+impl<T: Elem> Op for SwiGluBackward<'_, T> {
+    const NAME: &'static str = "swiglu_backward";
+
+    fn check(&self) -> Result<()> {
+        let (z, dh) = (self.z.shape(), self.dh.shape());
+        ensure!(Self::NAME, z == [dh[0], 2 * dh[1]], z = z, dh = dh);
+        ensure!(Self::NAME, self.weights.is_none_or(|w| w.fits(dh[0])), weights = self.weights, dh = dh);
+        let [weight, dweight] =
+            [self.weights.map(|w| w.weight.shape()), self.dweight.as_ref().map(|d| d.shape())];
+        ensure!(Self::NAME, weight == dweight, weight = weight, dweight = dweight);
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.dh.dim(0) == 0 // without columns the weights' gradient, zero, is still written
+    }
+
+    fn flops(&self) -> u64 {
+        0
+    }
+
+    fn bytes(&self) -> u64 {
+        (6 * self.dh.dim(0) * self.dh.dim(1) * T::DTYPE.size()) as u64
+    }
+
+    fn cpu(self) -> Result<()> {
+        let rows = bounds(self.dh.dim(0), ROWS);
+        let inner = self.dh.dim(1);
+        let mut by_row = vec![0f32; self.dh.dim(0)];
+        let bands = self.z.cut(0, &rows).into_par_iter().zip(self.dh.cut(0, &rows));
+        let dots: Vec<&mut [f32]> = rows.windows(2).scan(&mut by_row[..], split_front).collect();
+        bands.zip(dots).zip(rows.par_windows(2)).for_each(|(((mut z, mut dh), dots), rows)| {
+            simd(|| {
+                for (i, dot) in dots.iter_mut().enumerate() {
+                    let w = self.weights.map_or(1.0, |w| w.at(rows[0] + i));
+                    *dot = backward_row(z.row_mut(i), dh.row_mut(i), inner, w);
+                }
+            });
+        });
+        if let (Some(weights), Some(mut dweight)) = (self.weights, self.dweight) {
+            let fan = weights.order.fan();
+            for (t, places) in weights.order.place().chunks_exact(fan).enumerate() {
+                dweight.row_mut(t).iter_mut().zip(places).for_each(|(d, &row)| *d = by_row[row as usize]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the next `bounds[1] - bounds[0]` elements off the front of a slice.
+fn split_front<'a>(rest: &mut &'a mut [f32], bounds: &[usize]) -> Option<&'a mut [f32]> {
+    let (front, back) = std::mem::take(rest).split_at_mut(bounds[1] - bounds[0]);
+    *rest = back;
+    Some(front)
+}
+
+/// Backward of one row, in place; returns the gradient of its weight, `<dh, silu(gate) up>`.
+#[inline(always)]
+fn backward_row<T: Elem>(z: &mut [T], dh: &mut [T], inner: usize, w: f32) -> f32 {
+    let (gate, up) = z.split_at_mut(inner);
+    let activated = |g: f32, u: f32| g * sigmoid(g) * u;
+    let dweight = sum_by(inner, |j| dh[j].to_f32() * activated(gate[j].to_f32(), up[j].to_f32()));
+    for ((gate, up), dh) in gate.iter_mut().zip(up).zip(dh) {
+        let (g, u, d) = (gate.to_f32(), up.to_f32(), w * dh.to_f32());
+        let s = sigmoid(g);
+        let silu = g * s;
+        *gate = T::from_f32(d * u * (s + silu * (1.0 - s)));
+        *up = T::from_f32(d * silu);
+        *dh = T::from_f32(w * (silu * u));
+    }
+    dweight
+}

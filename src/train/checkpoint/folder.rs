@@ -1,0 +1,200 @@
+//! Run folders: where checkpoints go, which one is the newest good one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::state::{CONFIG, MODEL, OPTIMIZER, STATE, Sealed, State, TOKENIZER, moment_name};
+use super::tensors::{Lazy, write_file, write_tensors};
+use super::{Checkpoint, Description, FORMAT, Position};
+use crate::elem::Elem;
+use crate::error::{Error, Result};
+use crate::train::param::Param;
+
+/// Start of the names of folders being written.
+const UNFINISHED: &str = ".unfinished-";
+
+/// A folder with the checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder where it is missing, and removes what an interrupted run left unfinished.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let run = RunFolder { path: path.as_ref().to_owned() };
+        let checkpoints = run.checkpoints_path();
+        fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+        for name in entries(&checkpoints)? {
+            if name.starts_with(UNFINISHED) {
+                let path = checkpoints.join(name);
+                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(run)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn checkpoints_path(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The checkpoints by step, oldest first; their content is not looked at.
+    pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let folder = self.checkpoints_path();
+        let step = |name: &String| name.strip_prefix("step-")?.parse::<u64>().ok();
+        let named = entries(&folder)?.into_iter().filter_map(|name| Some((step(&name)?, folder.join(name))));
+        let mut found: Vec<_> = named.collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Opens the newest checkpoint that is undamaged, with a warning about each damaged one passed over.
+    pub fn newest(&self) -> Result<Checkpoint> {
+        let mut damaged = Vec::new();
+        for (_, path) in self.checkpoints()?.into_iter().rev() {
+            match Checkpoint::open(&path) {
+                Ok(checkpoint) => return Ok(checkpoint),
+                Err(error) => {
+                    tracing::warn!("passed over: {error}");
+                    damaged.push(error);
+                }
+            }
+        }
+        let why = match damaged.first() {
+            None => "the folder holds no checkpoint".to_owned(),
+            Some(newest) => {
+                format!("none of its {} checkpoints can be loaded; the newest: {newest}", damaged.len())
+            }
+        };
+        Err(Error::checkpoint(&self.path, why))
+    }
+
+    /// Opens `path`: the newest good checkpoint of a run folder, or one checkpoint folder.
+    pub fn open_checkpoint(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        fs::metadata(path).map_err(Error::io("read", path))?;
+        let run = RunFolder { path: path.to_owned() };
+        if run.checkpoints_path().is_dir() { run.newest() } else { Checkpoint::open(path) }
+    }
+
+    /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
+    ///
+    /// `params` are all of the model's, with training state. On an error nothing is left of the new
+    /// checkpoint, and the older ones are untouched.
+    pub fn save<T: Elem>(
+        &self,
+        params: &[Param<T>],
+        description: &Description,
+        tokenizer: Option<&Path>,
+        position: Position,
+        keep: usize,
+    ) -> Result<PathBuf> {
+        let folder = self.checkpoints_path();
+        let name = format!("step-{:08}", position.step);
+        let unfinished = folder.join(format!("{UNFINISHED}{name}"));
+        let place = folder.join(name);
+        let written = fs::create_dir(&unfinished)
+            .map_err(Error::io("create", &unfinished))
+            .and_then(|()| write_all(&unfinished, params, description, tokenizer, position))
+            .and_then(|()| put_in_place(&folder, &unfinished, &place));
+        if written.is_err() {
+            // The first error is the one to report, whether or not the remains can be removed.
+            let _ = fs::remove_dir_all(&unfinished);
+        }
+        written?;
+        self.prune(position.step, keep)?;
+        Ok(place)
+    }
+
+    /// Removes all but the last `keep` checkpoints up to `step`. Later ones, which exist when a run goes back
+    /// to an older checkpoint, are written over when the run gets there.
+    fn prune(&self, step: u64, keep: usize) -> Result<()> {
+        let mut older = self.checkpoints()?;
+        older.retain(|(s, _)| *s <= step);
+        let surplus = older.len().saturating_sub(keep.max(1));
+        for (_, path) in older.drain(..surplus) {
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_all<T: Elem>(
+    folder: &Path,
+    params: &[Param<T>],
+    description: &Description,
+    tokenizer: Option<&Path>,
+    position: Position,
+) -> Result<()> {
+    let mut files = BTreeMap::new();
+    let pieces =
+        || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
+    let weights: Vec<_> = pieces()
+        .map(|(param, i, piece)| Lazy {
+            name: piece.name.clone(),
+            shape: piece.shape(),
+            values: Box::new(move || param.get(i)),
+        })
+        .collect();
+    let mut moments = Vec::with_capacity(2 * weights.len());
+    for (param, _, piece) in pieces() {
+        let Some(state) = &param.state else { continue };
+        for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
+            let (name, values) = (moment_name(piece, moment), Box::new(|| piece.gather(tensor)));
+            moments.push(Lazy { name, shape: piece.shape(), values });
+        }
+    }
+    let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
+        files.insert(name.to_owned(), write_file(&folder.join(name), content)?);
+        Result::Ok(())
+    };
+    write(MODEL, &|out| write_tensors(out, &weights))?;
+    write(OPTIMIZER, &|out| write_tensors(out, &moments))?;
+    write(CONFIG, &|out| Ok(serde_json::to_writer_pretty(out, description)?))?;
+    if let Some(tokenizer) = tokenizer {
+        let json = fs::read(tokenizer).map_err(Error::io("read", tokenizer))?;
+        write(TOKENIZER, &|out| out.write_all(&json))?;
+    }
+    let state = State { format: FORMAT, position, files };
+    write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;
+    sync_folder(folder)
+}
+
+/// Renames a finished folder; one of the same step, damaged or from before going back, makes way.
+fn put_in_place(folder: &Path, finished: &Path, place: &Path) -> Result<()> {
+    if place.exists() {
+        let old = folder.join(format!("{UNFINISHED}replaced"));
+        fs::rename(place, &old).map_err(Error::io("replace", place))?;
+        fs::rename(finished, place).map_err(Error::io("create", place))?;
+        fs::remove_dir_all(&old).map_err(Error::io("remove", &old))?;
+    } else {
+        fs::rename(finished, place).map_err(Error::io("create", place))?;
+    }
+    sync_folder(folder)
+}
+
+/// Flushes a folder's own entries, on systems where a folder can be opened for that.
+fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io("write", folder))?;
+    }
+    Ok(())
+}
+
+/// Names in a folder, sorted; names that are no UTF-8 are none of ours.
+fn entries(folder: &Path) -> Result<Vec<String>> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let mut names: Vec<String> =
+            names.collect::<std::io::Result<Vec<_>>>()?.into_iter().flatten().collect();
+        names.sort();
+        Ok(names)
+    };
+    read().map_err(Error::io("read", folder))
+}

@@ -1,0 +1,251 @@
+//! What a checkpoint says about itself, and loading it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use super::tensors::{FileDigest, Tensors, Verified, hex};
+use crate::elem::Elem;
+use crate::error::{Error, Result};
+use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::param::{Param, Piece};
+
+/// Version of the layout of files and names; another one is refused.
+pub const FORMAT: u32 = 1;
+
+pub(super) const STATE: &str = "state.json";
+pub(super) const MODEL: &str = "model.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
+/// What the token ids mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum DataKind {
+    /// Text, through the tokenizer beside the weights.
+    Text,
+    /// The built-in grammar with this seed.
+    Grammar {
+        /// Seed of its tables and text.
+        seed: u64,
+    },
+}
+
+/// `config.json`: everything needed to build the model again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Always `trimoe`; the name Hugging Face tools look for.
+    pub model_type: String,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// The schedule it is trained with.
+    pub train: TrainConfig,
+    /// What the token ids mean.
+    pub data: DataKind,
+}
+
+impl Description {
+    /// A description of this crate's model.
+    pub fn new(model: ModelConfig, train: TrainConfig, data: DataKind) -> Self {
+        Description { model_type: "trimoe".into(), model, train, data }
+    }
+}
+
+/// How far training has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimiser steps done; batches and random numbers are functions of it and the seed.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub format: u32,
+    #[serde(flatten)]
+    pub position: Position,
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+/// `state.json`: the state and a hash of its compact form, so that a flipped digit in it is seen as well.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sealed {
+    state: State,
+    sha256: String,
+}
+
+impl Sealed {
+    pub fn new(state: State) -> serde_json::Result<Self> {
+        let sha256 = hex(&Sha256::digest(serde_json::to_vec(&state)?));
+        Ok(Sealed { state, sha256 })
+    }
+}
+
+/// A checkpoint whose files are all present and undamaged.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    position: Position,
+    description: Description,
+    model: Verified,
+    optimizer: Verified,
+    tokenizer: Option<Verified>,
+}
+
+impl Checkpoint {
+    /// Opens one checkpoint folder and checks every file in it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let sealed: Sealed = read_json(
+            &path.join(STATE),
+            &fs::read(path.join(STATE)).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                    Error::checkpoint(path, format!("there is no {STATE}: it is not a checkpoint"))
+                }
+                _ => Error::io("read", path.join(STATE))(e),
+            })?,
+        )?;
+        let Sealed { state, sha256 } = sealed;
+        if state.format != FORMAT {
+            let why = format!("it has format {}, and this version reads format {FORMAT}", state.format);
+            return Err(Error::checkpoint(path, why));
+        }
+        if Sealed::new(state.clone()).map(|s| s.sha256 != sha256).unwrap_or(true) {
+            let why = "the content is damaged: it does not agree with its own hash";
+            return Err(Error::checkpoint(path.join(STATE), why));
+        }
+        let open = |name: &str| state.files.get(name).map(|d| Verified::open(path.join(name), d)).transpose();
+        let need = |name: &str| {
+            open(name)?.ok_or_else(|| Error::checkpoint(path.join(STATE), format!("it does not list {name}")))
+        };
+        let config = need(CONFIG)?;
+        let description: Description = read_json(config.path(), config.bytes())?;
+        description.model.validate()?;
+        Ok(Checkpoint {
+            path: path.to_owned(),
+            position: state.position,
+            description,
+            model: need(MODEL)?,
+            optimizer: need(OPTIMIZER)?,
+            tokenizer: open(TOKENIZER)?,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far training had come.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The model, its schedule and its data.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The `tokenizer.json` inside, where the data is text.
+    pub fn tokenizer_path(&self) -> Option<&Path> {
+        self.tokenizer.as_ref().map(Verified::path)
+    }
+
+    /// Checks that the checkpoint is of `model`; the error names the first option that differs.
+    pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
+        let ours = &self.description.model;
+        let moe = ours.ffn != crate::moe::FfnKind::Dense;
+        let part = |used: bool, wanted: usize, ours: usize| used.then_some((wanted, ours));
+        self.check("--ffn", model.ffn, ours.ffn)?;
+        for (option, values) in [
+            ("--vocab", part(true, model.vocab, ours.vocab)),
+            ("--hidden", part(true, model.hidden, ours.hidden)),
+            ("--inner", part(true, model.inner, ours.inner)),
+            ("--layers", part(true, model.layers, ours.layers)),
+            ("--heads", part(true, model.heads, ours.heads)),
+            ("--seq", part(true, model.seq, ours.seq)),
+            ("--experts", part(moe, model.experts, ours.experts)),
+            ("--clusters", part(moe, model.routing_clusters(), ours.routing_clusters())),
+            ("--topk", part(moe, model.topk, ours.topk)),
+            ("--rank", part(moe, model.residual_rank(), ours.residual_rank())),
+        ] {
+            if let Some((wanted, ours)) = values {
+                self.check(option, wanted, ours)?;
+            }
+        }
+        self.check("--rope-theta", model.rope_theta, ours.rope_theta)?;
+        self.check("--norm-eps", model.norm_eps, ours.norm_eps)
+    }
+
+    /// Checks that training with `train` continues the same run: seed, batches and storage.
+    pub fn check_run(&self, train: &TrainConfig) -> Result<()> {
+        let ours = &self.description.train;
+        self.check("--seed", train.seed, ours.seed)?;
+        self.check("--batch", train.batch, ours.batch)?;
+        self.check("--accumulate", train.accumulate, ours.accumulate)?;
+        self.check("--precision", train.precision, ours.precision)
+    }
+
+    fn check<V: PartialEq + ToString>(&self, option: &'static str, wanted: V, ours: V) -> Result<()> {
+        if wanted == ours {
+            return Ok(());
+        }
+        let why = format!("checkpoint {} was made with {}", self.path.display(), ours.to_string());
+        Err(Error::config(option, wanted, why))
+    }
+
+    /// Sets the weights of `params` (all of the model's) from the checkpoint, and their master copies.
+    ///
+    /// On an error, some may be set already.
+    pub fn load_weights<T: Elem>(&self, params: &mut [Param<T>]) -> Result<()> {
+        let tensors = self.model.tensors()?;
+        check_count(&self.model, &tensors, params.iter().map(|p| p.pieces.len()).sum())?;
+        for param in params {
+            for i in 0..param.pieces.len() {
+                let piece = &param.pieces[i];
+                let values = tensors.get(&piece.name, &piece.shape())?;
+                param.set(i, &values);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets AdamW's moments of those `params` that have training state.
+    ///
+    /// On an error, some may be set already.
+    pub fn load_optimizer<T: Elem>(&self, params: &mut [Param<T>]) -> Result<()> {
+        let tensors = self.optimizer.tensors()?;
+        check_count(&self.optimizer, &tensors, params.iter().map(|p| 2 * p.pieces.len()).sum())?;
+        for param in params {
+            let Some(state) = &mut param.state else { continue };
+            for piece in &param.pieces {
+                let get = |moment| tensors.get(&moment_name(piece, moment), &piece.shape());
+                piece.scatter(&get('m')?, &mut state.m);
+                piece.scatter(&get('v')?, &mut state.v);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name of a moment of AdamW in `optimizer.safetensors`.
+pub(super) fn moment_name(piece: &Piece, moment: char) -> String {
+    format!("{}.{moment}", piece.name)
+}
+
+fn check_count(file: &Verified, tensors: &Tensors<'_>, want: usize) -> Result<()> {
+    if tensors.len() == want {
+        return Ok(());
+    }
+    let why = format!("it holds {} tensors where the model has {want}", tensors.len());
+    Err(Error::checkpoint(file.path(), why))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(path, format!("the content is damaged: {e}")))
+}

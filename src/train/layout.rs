@@ -1,0 +1,264 @@
+//! Which trainable tensors a model has: shapes, names in a checkpoint, start values.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::config::{FfnKind, ModelConfig};
+use super::param::{Param, Piece};
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::moe::{Layer, Shape};
+
+/// Position of the embedding among the parameters; it is the output projection too.
+pub(super) const EMBEDDING: usize = 0;
+
+/// Positions of a layer's parameters, relative to its first.
+pub(super) const NORM1: usize = 0;
+pub(super) const QKV: usize = 1;
+pub(super) const OUT: usize = 2;
+pub(super) const NORM2: usize = 3;
+pub(super) const FFN: usize = 4;
+
+/// How a piece starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Start {
+    One,
+    Zero,
+    /// Normal with this standard deviation, drawn under the piece's own name.
+    Normal(f64),
+    /// The same, drawn under a name that all clusters share: every base starts from one common matrix.
+    Shared(f64),
+}
+
+/// A parameter before it is allocated.
+struct Spec {
+    shape: [usize; 3],
+    decay: bool,
+    pieces: Vec<(Piece, Start)>,
+}
+
+impl ModelConfig {
+    /// The feed-forward layer of this model.
+    pub fn layer(&self) -> Layer {
+        let moe = self.ffn != FfnKind::Dense;
+        let shape = Shape {
+            hidden: self.hidden,
+            inner: self.inner,
+            experts: if moe { self.experts } else { 1 },
+            clusters: self.routing_clusters(),
+            topk: if moe { self.topk } else { 1 },
+            rank: self.residual_rank(),
+        };
+        Layer { kind: self.ffn, shape }
+    }
+
+    /// Number of parameters (tensors, not elements) of a layer.
+    pub(super) fn params_per_layer(&self) -> usize {
+        FFN + self.layer().weight_shapes().len()
+    }
+
+    /// Position of the first parameter of layer `layer`; that of the final norm for `layer = layers`.
+    pub(super) fn layer_start(&self, layer: usize) -> usize {
+        1 + layer * self.params_per_layer()
+    }
+}
+
+/// Allocates and initialises every parameter; the values depend on `seed` and the names only, so variants
+/// that share a name start from the same values.
+pub(super) fn build<T: Elem>(config: &ModelConfig, device: &Device, seed: u64, train: bool) -> Vec<Param<T>> {
+    let allocate = |spec: Spec| {
+        let (pieces, starts): (Vec<_>, Vec<_>) = spec.pieces.into_iter().unzip();
+        let mut param = Param::zeros(device, spec.shape, spec.decay, pieces, train);
+        for (i, start) in starts.into_iter().enumerate() {
+            let values = values(&param.pieces[i], start, seed);
+            param.set(i, &values);
+        }
+        param
+    };
+    specs(config).into_iter().map(allocate).collect()
+}
+
+fn values(piece: &Piece, start: Start, seed: u64) -> Vec<f32> {
+    let normal = |name: &str, deviation: f64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(name_hash(name));
+        (0..piece.len())
+            .map(|_| (deviation * Distribution::<f64>::sample(&StandardNormal, &mut rng)) as f32)
+            .collect()
+    };
+    match start {
+        Start::One => vec![1.0; piece.len()],
+        Start::Zero => vec![0.0; piece.len()],
+        Start::Normal(deviation) => normal(&piece.name, deviation),
+        Start::Shared(deviation) => normal(&shared_name(&piece.name), deviation),
+    }
+}
+
+/// `model.layers.0.mlp.clusters.3.up_proj.weight` -> `model.layers.0.mlp.up_proj.weight`.
+fn shared_name(name: &str) -> String {
+    match name.split_once(".clusters.") {
+        Some((head, tail)) => format!("{head}.{}", tail.split_once('.').map_or(tail, |(_, rest)| rest)),
+        None => name.to_owned(),
+    }
+}
+
+/// FNV-1a.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn specs(config: &ModelConfig) -> Vec<Spec> {
+    let (d, depth) = (config.hidden, (2.0 * config.layers as f64).sqrt());
+    let fan = |n: usize| 1.0 / (n as f64).sqrt();
+    let norm = |name: String| Spec {
+        shape: [1, 1, d],
+        decay: false,
+        pieces: vec![(Piece { vector: true, ..Piece::matrix(name, 0, 0..1, 0..d) }, Start::One)],
+    };
+    let embedding = Piece::matrix("model.embed_tokens.weight", 0, 0..config.vocab, 0..d);
+    let mut specs = vec![Spec {
+        shape: [1, config.vocab, d],
+        decay: true,
+        pieces: vec![(embedding, Start::Normal(0.02))],
+    }];
+    for l in 0..config.layers {
+        let name = |part: &str| format!("model.layers.{l}.{part}.weight");
+        let heads = ["q", "k", "v"].iter().enumerate();
+        let qkv = heads
+            .map(|(i, h)| Piece::matrix(name(&format!("self_attn.{h}_proj")), 0, i * d..(i + 1) * d, 0..d));
+        let out = Piece::matrix(name("self_attn.o_proj"), 0, 0..d, 0..d);
+        specs.push(norm(name("input_layernorm")));
+        let qkv = qkv.map(|piece| (piece, Start::Normal(fan(d)))).collect();
+        specs.push(Spec { shape: [1, 3 * d, d], decay: true, pieces: qkv });
+        specs.push(Spec {
+            shape: [1, d, d],
+            decay: true,
+            pieces: vec![(out, Start::Normal(fan(d) / depth))],
+        });
+        specs.push(norm(name("post_attention_layernorm")));
+        let pieces = ffn_pieces(config.layer(), l, depth);
+        let shapes = config.layer().weight_shapes().into_iter();
+        specs.extend(shapes.zip(pieces).map(|(shape, pieces)| Spec { shape, decay: true, pieces }));
+    }
+    specs.push(norm("model.norm.weight".into()));
+    specs
+}
+
+/// The pieces of each feed-forward weight, in the order of [`Layer::weight_shapes`].
+fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
+    let Shape { hidden: d, inner: f, experts, clusters, rank: r, .. } = layer.shape;
+    let per = experts / clusters;
+    let name = |part: String| format!("model.layers.{l}.mlp.{part}.weight");
+    let (into, out) = (1.0 / (d as f64).sqrt(), 1.0 / (f as f64).sqrt() / depth);
+    // Gate, up and down of the matrices called `owner.`, in group `g`.
+    let gate_up = |owner: &str, g: usize, start: fn(f64) -> Start| {
+        [("gate", 0), ("up", f)].map(|(part, row)| {
+            (Piece::matrix(name(format!("{owner}{part}_proj")), g, row..row + f, 0..d), start(into))
+        })
+    };
+    let down = |owner: &str, g: usize, start: fn(f64) -> Start| {
+        (Piece::matrix(name(format!("{owner}down_proj")), g, 0..d, 0..f), start(out))
+    };
+    let expert = |e: usize| format!("experts.{e}.");
+    let cluster = |g: usize| format!("clusters.{g}.");
+    // Logits near zero: the router starts almost uniform.
+    let levels = layer.shape.logits() - experts;
+    let level =
+        |part: &str, rows| (Piece::matrix(name(part.into()), 0, rows, 0..d), Start::Normal(0.1 * into));
+    let mut router = vec![level("gate", levels..levels + experts)];
+    if levels > 0 {
+        router.insert(0, level("cluster_gate", 0..levels));
+    }
+    match layer.kind {
+        FfnKind::Dense => vec![gate_up("", 0, Start::Normal).into(), vec![down("", 0, Start::Normal)]],
+        FfnKind::Flat => vec![
+            router,
+            (0..experts).flat_map(|e| gate_up(&expert(e), e, Start::Normal)).collect(),
+            (0..experts).map(|e| down(&expert(e), e, Start::Normal)).collect(),
+        ],
+        FfnKind::Clustered => {
+            let factor =
+                |e: usize, part: &str, side: &str| name(format!("{}{part}_proj.lora_{side}", expert(e)));
+            let mut w13: Vec<_> =
+                (0..clusters).flat_map(|g| gate_up(&cluster(g), g, Start::Shared)).collect();
+            let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, Start::Shared)).collect();
+            let (mut b, mut a2) = (Vec::new(), Vec::new());
+            // A is small and B zero: the residual starts at zero, and B gets a gradient at once.
+            for e in 0..experts {
+                let (g, i) = (e / per, e % per);
+                for (half, part) in ["gate", "up"].into_iter().enumerate() {
+                    let row = 2 * f + (2 * i + half) * r;
+                    w13.push((
+                        Piece::matrix(factor(e, part, "A"), g, row..row + r, 0..d),
+                        Start::Normal(into),
+                    ));
+                    b.push((
+                        Piece::matrix(factor(e, part, "B"), e, half * f..(half + 1) * f, 0..r),
+                        Start::Zero,
+                    ));
+                }
+                let col = f + i * r;
+                w2.push((Piece::matrix(factor(e, "down", "B"), g, 0..d, col..col + r), Start::Zero));
+                a2.push((Piece::matrix(factor(e, "down", "A"), e, 0..r, 0..f), Start::Normal(out * depth)));
+            }
+            vec![router, w13, w2, b, a2]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::preset::Preset;
+
+    #[test]
+    fn pieces_cover_every_element_once() {
+        for ffn in FfnKind::ALL {
+            for clusters in [1, 2] {
+                let config = ModelConfig { clusters, ..Preset::Tiny.model().variant(ffn) };
+                let mut names = std::collections::HashSet::new();
+                for spec in specs(&config) {
+                    let mut count = vec![0u8; spec.shape.iter().product()];
+                    for (piece, _) in &spec.pieces {
+                        assert!(names.insert(piece.name.clone()), "{} twice", piece.name);
+                        for (r, c) in piece.rows.clone().flat_map(|r| piece.cols.clone().map(move |c| (r, c)))
+                        {
+                            count[(piece.group * spec.shape[1] + r) * spec.shape[2] + c] += 1;
+                        }
+                    }
+                    assert!(count.iter().all(|&n| n == 1), "{:?}", spec.pieces);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_base_starts_from_one_matrix() {
+        let config = Preset::Tiny.model().variant(FfnKind::Clustered);
+        let params = build::<f32>(&config, &Device::cpu(), 3, false);
+        let get = |name: &str| {
+            let found = params.iter().find_map(|p| Some((p, p.pieces.iter().position(|q| q.name == name)?)));
+            let (param, piece) = found.unwrap_or_else(|| panic!("no {name}"));
+            param.get(piece)
+        };
+        for part in ["gate", "up", "down"] {
+            let base = |g| get(&format!("model.layers.1.mlp.clusters.{g}.{part}_proj.weight"));
+            assert_eq!(base(0), base(1));
+            assert!(
+                get(&format!("model.layers.0.mlp.experts.5.{part}_proj.lora_B.weight"))
+                    .iter()
+                    .all(|&b| b == 0.0)
+            );
+            assert!(
+                get(&format!("model.layers.0.mlp.experts.5.{part}_proj.lora_A.weight"))
+                    .iter()
+                    .any(|&a| a != 0.0)
+            );
+        }
+        assert_ne!(
+            get("model.layers.0.mlp.clusters.0.up_proj.weight"),
+            get("model.layers.1.mlp.clusters.0.up_proj.weight")
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! The reference model: a decoder-only language model with explicit forward and backward.
+//!
+//! Pre-norm blocks of rotary causal attention and a feed-forward [`Layer`](crate::moe::Layer), RMSNorm, output
+//! projection tied to the embedding. Nothing here computes: every step is an operation on `device`.
+
+use super::activations::{Activations, Block};
+use super::config::ModelConfig;
+use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
+use super::param::Param;
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::error::{Error, Result};
+use crate::moe::{Forward, Layer, Router};
+use crate::ops::{
+    Attention, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, RouteLoss, RouteStats, Rope,
+};
+use crate::plan::Segments;
+use crate::tensor::{View, ViewMut};
+
+/// Most rows of logits that exist at once, `[HEAD_ROWS, vocab]`.
+pub(super) const HEAD_ROWS: usize = 512;
+
+/// A decoder-only language model: weights, and the buffers of the batches it was made for.
+#[derive(Debug)]
+pub struct Model<T> {
+    pub(super) config: ModelConfig,
+    pub(super) device: Device,
+    pub(super) layer: Layer,
+    pub(super) params: Vec<Param<T>>,
+    pub(super) acts: Activations<T>,
+}
+
+impl<T: Elem> Model<T> {
+    /// A freshly initialised model for batches of up to `batch` sequences.
+    ///
+    /// The weights depend on `seed` and the config alone. With `train` it also holds gradients, optimiser
+    /// state and one set of activations per layer; without, one set for all layers.
+    pub fn new(config: &ModelConfig, device: &Device, batch: usize, seed: u64, train: bool) -> Result<Self> {
+        config.validate()?;
+        let layer = config.layer();
+        let params = layout::build(config, device, seed, train);
+        let acts = Activations::new(config, device, batch, train)?;
+        Ok(Model { config: config.clone(), device: device.clone(), layer, params, acts })
+    }
+
+    /// The shape it was made with.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The parameters, in a fixed order.
+    pub fn params(&self) -> &[Param<T>] {
+        &self.params
+    }
+
+    /// The parameters, to load into.
+    pub fn params_mut(&mut self) -> &mut [Param<T>] {
+        &mut self.params
+    }
+
+    /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).
+    pub fn activation_bytes(&self) -> u64 {
+        self.acts.kept_bytes()
+    }
+
+    /// Bytes of buffers that live for one operation or one layer's pass only.
+    pub fn workspace_bytes(&self) -> u64 {
+        self.acts.workspace_bytes()
+    }
+
+    /// Negative log-likelihood in nats of each id after the first, given all before it; `ids` holds
+    /// `sequences` rows of `seq + 1` ids, with `seq` at most the model's and `sequences` at most its batch.
+    ///
+    /// `visit` is called with each layer's routing sums (never when dense).
+    pub fn nll(
+        &mut self,
+        ids: &[u32],
+        sequences: usize,
+        temperature: f32,
+        mut visit: impl FnMut(usize, &RouteStats),
+    ) -> Result<Vec<f32>> {
+        let (inputs, targets) = split_ids(ids, sequences)?;
+        self.forward(&inputs, sequences, temperature, &mut visit)?;
+        let rows = inputs.len();
+        let mut loss = vec![0f32; rows];
+        let head = self.params[EMBEDDING].weight.view();
+        let hidden = self.acts.normed.front([rows, self.config.hidden]);
+        for start in (0..rows).step_by(HEAD_ROWS) {
+            let end = rows.min(start + HEAD_ROWS);
+            let segments = Segments::Whole(end - start);
+            let mut logits = self.acts.logits.front_mut([end - start, self.config.vocab]);
+            let x = hidden.narrow(0, start..end);
+            self.device.run(GroupedGemm { x, w: head, segments, y: logits.reborrow(), accumulate: false })?;
+            let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
+            let targets = &targets[start..end];
+            self.device.run(NegLogLikelihood { logits: logits.as_view(), targets, loss })?;
+        }
+        Ok(loss)
+    }
+
+    /// Logits of the id after `ids` (at most `seq` of them, at least one).
+    pub fn next_logits(&mut self, ids: &[u32], temperature: f32) -> Result<Vec<f32>> {
+        self.forward(ids, 1, temperature, &mut |_, _| {})?;
+        let last = ids.len() - 1;
+        let mut logits = self.acts.logits.front_mut([1, self.config.vocab]);
+        let x = self.acts.normed.front([ids.len(), self.config.hidden]).narrow(0, last..last + 1);
+        let w = self.params[EMBEDDING].weight.view();
+        let segments = Segments::Whole(1);
+        self.device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
+        Ok(logits.as_view().row(0).iter().map(|l| l.to_f32()).collect())
+    }
+
+    /// Runs all blocks and the final norm on `sequences` rows of equal length, keeping the activations.
+    pub(super) fn forward(
+        &mut self,
+        inputs: &[u32],
+        sequences: usize,
+        temperature: f32,
+        visit: &mut dyn FnMut(usize, &RouteStats),
+    ) -> Result<()> {
+        let (rows, hidden) = (inputs.len(), self.config.hidden);
+        self.check_batch(rows, sequences)?;
+        let table = self.params[EMBEDDING].weight.view().matrix(0);
+        let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
+        self.device.run(Embedding { ids: inputs, table, y })?;
+        for l in 0..self.config.layers {
+            self.block(l, rows, rows / sequences, temperature)?;
+            if let Some(stats) = self.acts.block(l).ffn.stats() {
+                visit(l, stats);
+            }
+        }
+        let last = self.config.layers;
+        let gain = gain(&self.params[self.config.layer_start(last)]);
+        let Activations { normed, inv_rms, streams, .. } = &mut self.acts;
+        let (y, inv_rms) = (normed.front_mut([rows, hidden]), inv_rms.front_mut([rows]));
+        let x = streams[last % streams.len()].front([rows, hidden]);
+        self.device.run(RmsNorm { x, gain, eps: self.config.norm_eps, y, inv_rms })
+    }
+
+    /// One block: stream `l` to stream `l + 1`.
+    fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
+        let (device, config) = (&self.device, &self.config);
+        let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
+        let params = &self.params[config.layer_start(l)..config.layer_start(l + 1)];
+        let (x, block, next, ws) = self.acts.at(l);
+        let x = x.front([rows, hidden]);
+        let mut y = next.front_mut([rows, hidden]);
+        let Block { normed1, inv_rms1, qkv, attended, lse, middle, normed2, inv_rms2, ffn } = block;
+        let segments = Segments::Whole(rows);
+
+        let mut normed = normed1.front_mut([rows, hidden]);
+        let inv_rms = inv_rms1.front_mut([rows]);
+        device.run(RmsNorm { x, gain: gain(&params[NORM1]), eps, y: normed.reborrow(), inv_rms })?;
+        let mut qkv = qkv.front_mut([rows, 3 * hidden]);
+        let w = params[QKV].weight.view();
+        device.run(GroupedGemm { x: normed.as_view(), w, segments, y: qkv.reborrow(), accumulate: false })?;
+        let theta = config.rope_theta;
+        for part in [0, hidden] {
+            let x = qkv.reborrow().narrow(1, part..part + hidden);
+            device.run(Rope { x, heads, seq, theta, inverse: false })?;
+        }
+        let mut out = attended.front_mut([rows, hidden]);
+        let lse = lse.front_mut([heads, rows]);
+        device.run(Attention { qkv: qkv.as_view(), heads, seq, out: out.reborrow(), lse })?;
+        let mut middle = middle.front_mut([rows, hidden]);
+        device.run(Copy { x, y: middle.reborrow() })?;
+        let w = params[OUT].weight.view();
+        device.run(GroupedGemm { x: out.as_view(), w, segments, y: middle.reborrow(), accumulate: true })?;
+
+        let mut normed = normed2.front_mut([rows, hidden]);
+        let (x, inv_rms) = (middle.as_view(), inv_rms2.front_mut([rows]));
+        device.run(RmsNorm { x, gain: gain(&params[NORM2]), eps, y: normed.reborrow(), inv_rms })?;
+        device.run(Copy { x, y: y.reborrow() })?;
+        let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
+        let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+        let pass = Forward { device, router, x: normed.as_view(), y };
+        self.layer.forward(pass, &weights, ffn, ws)
+    }
+
+    fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {
+        let most = self.config.seq;
+        let fits = sequences > 0 && rows > 0 && rows % sequences == 0 && rows / sequences <= most;
+        if !fits || sequences > self.acts.batch {
+            let values = format!("rows = {rows}, sequences = {sequences}, seq = {most}, batch = {}", self.acts.batch);
+            return Err(Error::Rule { op: "Model", rule: "equal sequences of 1..=seq ids, at most batch of them", values });
+        }
+        Ok(())
+    }
+}
+
+/// The `[hidden]` gain of a norm.
+pub(super) fn gain<T: Elem>(param: &Param<T>) -> View<'_, T, 1> {
+    param.weight.flat()
+}
+
+/// Inputs and targets of `sequences` rows of equal length: each row without its last, without its first id.
+pub(super) fn split_ids(ids: &[u32], sequences: usize) -> Result<(Vec<u32>, Vec<u32>)> {
+    let width = ids.len().checked_div(sequences).unwrap_or(0);
+    if width < 2 || ids.len() % sequences != 0 {
+        let values = format!("ids = {}, sequences = {sequences}", ids.len());
+        return Err(Error::Rule { op: "Model", rule: "rows of equal length, two ids or more", values });
+    }
+    let rows = ids.chunks_exact(width);
+    Ok((rows.clone().flat_map(|r| &r[..width - 1]).copied().collect(), rows.flat_map(|r| &r[1..]).copied().collect()))
+}

@@ -1,0 +1,176 @@
+//! One optimiser step: gradients of the micro-batches, clipping, AdamW.
+
+use std::time::Instant;
+
+use super::backward::Pass;
+use super::config::{ModelConfig, TrainConfig};
+use super::load::LoadCounts;
+use super::model::Model;
+use super::param::Param;
+use crate::device::Device;
+use crate::elem::{DType, Elem};
+use crate::error::{Error, Result};
+use crate::moe::Router;
+use crate::ops::{AdamW, GlobalNorm, RouteLoss};
+use crate::tensor::{Tensor, ViewMut};
+
+/// A model in training.
+#[derive(Debug)]
+pub struct Trainer<T> {
+    model: Model<T>,
+    config: TrainConfig,
+    device: Device,
+    step: u64,
+    norm: Tensor<f32, 1>,
+    ids: Vec<u32>,
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Mean cross-entropy in nats per token.
+    pub loss: f32,
+    /// The router's losses, summed over layers.
+    pub balance: f32,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f32,
+    /// Learning rate.
+    pub lr: f32,
+    /// Standard deviation over mean of slots per expert in this step, averaged over layers; 0 when dense.
+    pub load_cv: f32,
+    /// Slots per expert in this step, `[layers][experts]`; empty when dense.
+    pub expert_slots: Vec<Vec<u64>>,
+    /// Tokens trained on.
+    pub tokens: usize,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+impl<T: Elem> Trainer<T> {
+    /// A freshly initialised model, before its first step.
+    pub fn new(model: &ModelConfig, config: &TrainConfig, device: &Device) -> Result<Self> {
+        config.validate(model.seq)?;
+        Ok(Trainer {
+            model: Model::new(model, device, config.batch, config.seed, true)?,
+            config: config.clone(),
+            device: device.clone(),
+            step: 0,
+            norm: device.zeros([1]),
+            ids: vec![0; config.batch * (model.seq + 1)],
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<T> {
+        &self.model
+    }
+
+    /// The model, to load into.
+    pub fn model_mut(&mut self) -> &mut Model<T> {
+        &mut self.model
+    }
+
+    /// Steps taken so far.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// Continues after `step` steps, with weights and optimiser state already loaded.
+    pub fn set_step_count(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Bytes of weights, gradients and optimiser state.
+    pub fn state_bytes(&self) -> u64 {
+        let state = |p: &Param<T>| {
+            p.state.as_ref().map_or(0, |s| {
+                s.grad.bytes() + s.m.bytes() + s.v.bytes() + s.master.as_ref().map_or(0, |m| m.bytes())
+            })
+        };
+        self.model.params().iter().map(|p| p.weight.bytes() + state(p)).sum()
+    }
+
+    /// One step. `fill` is called for each micro-batch with its number and `batch * (seq + 1)` ids to write.
+    ///
+    /// A loss or gradient norm that is not finite ends in [`Error::Diverged`] and leaves weights, optimiser
+    /// state and step count as they were.
+    pub fn step(&mut self, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
+        let start = Instant::now();
+        let (step, config) = (self.step + 1, &self.config);
+        let loss = RouteLoss { balance: config.balance, z: config.z_loss };
+        let router = Router { temperature: config.temperature_at(step), loss };
+        let scale = 1.0 / config.accumulate as f32;
+        let mut load = LoadCounts::default();
+        let (mut cross_entropy, mut balance) = (0.0, 0.0);
+        for micro in 0..config.accumulate {
+            fill(micro, &mut self.ids)?;
+            let sequences = config.batch;
+            let pass = Pass { ids: &self.ids, sequences, scale, router, accumulate: micro > 0 };
+            let losses = self.model.gradients(pass, |layer, stats| load.add(layer, stats))?;
+            cross_entropy += scale * losses.cross_entropy;
+            balance += scale * losses.router;
+        }
+        if !cross_entropy.is_finite() {
+            return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
+        }
+        let grads = self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
+        self.device.run(GlobalNorm { grads, norm: self.norm.view_mut() })?;
+        let grad_norm = self.norm.host()[0];
+        if !grad_norm.is_finite() {
+            return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
+        }
+        self.update(step)?;
+        self.step = step;
+        Ok(StepReport {
+            step,
+            loss: cross_entropy,
+            balance,
+            grad_norm,
+            lr: self.config.lr_at(step),
+            load_cv: load.cv() as f32,
+            expert_slots: load.into_slots(),
+            tokens: self.config.tokens_per_step(self.model.config().seq) as usize,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn update(&mut self, step: u64) -> Result<()> {
+        let (config, norm) = (&self.config, self.norm.view());
+        for param in self.model.params_mut() {
+            let Some(state) = &mut param.state else { continue };
+            let (weight, stored) = match &mut state.master {
+                Some(master) => (master.flat_mut(), Some(param.weight.flat_mut())),
+                None => (f32_weights(&mut param.weight)?, None),
+            };
+            self.device.run(AdamW {
+                weight,
+                grad: state.grad.flat(),
+                m: state.m.flat_mut(),
+                v: state.v.flat_mut(),
+                stored,
+                lr: config.lr_at(step),
+                beta1: config.beta1,
+                beta2: config.beta2,
+                eps: config.eps,
+                weight_decay: if param.decay { config.weight_decay } else { 0.0 },
+                step,
+                norm,
+                max_norm: config.clip,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Stored weights that are f32 themselves.
+fn f32_weights<T: Elem>(weight: &mut Tensor<T, 3>) -> Result<ViewMut<'_, f32, 1>> {
+    if T::DTYPE != DType::F32 {
+        let values = format!("dtype = {:?}", T::DTYPE);
+        return Err(Error::Rule { op: "Trainer", rule: "half-precision weights have an f32 master copy", values });
+    }
+    let values: &mut [f32] = bytemuck::cast_slice_mut(weight.host_mut());
+    let len = values.len();
+    ViewMut::new(values, [len])
+}
