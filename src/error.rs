@@ -116,7 +116,8 @@ impl Error {
 /// ```
 macro_rules! ensure {
     ($op:expr, $rule:expr $(, $name:ident = $value:expr)* $(,)?) => {
-        if !$rule {
+        let holds: bool = $rule;
+        if !holds {
             #[allow(unused_mut)]
             let mut values = Vec::<String>::new();
             $( values.push(format!(concat!(stringify!($name), " = {:?}"), $value)); )*

@@ -13,7 +13,6 @@ pub mod train;
 
 pub use device::Device;
 pub use elem::{DType, Elem};
-pub(crate) use error::ensure;
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;

@@ -97,9 +97,10 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
 }
 
 fn contiguous<const N: usize>(shape: [usize; N]) -> [usize; N] {
-    let mut strides = [1; N];
+    let mut strides = [1usize; N];
     for i in (0..N.saturating_sub(1)).rev() {
-        strides[i] = strides[i + 1] * shape[i + 1];
+        // Only the strides of an empty tensor, which are never used, can overflow.
+        strides[i] = strides[i + 1].saturating_mul(shape[i + 1]);
     }
     strides
 }
@@ -109,7 +110,7 @@ fn extent<const N: usize>(shape: [usize; N], strides: [usize; N]) -> usize {
     if shape.contains(&0) {
         return 0;
     }
-    1 + shape.iter().zip(strides).map(|(&n, s)| (n - 1).saturating_mul(s)).fold(0, usize::saturating_add)
+    shape.iter().zip(strides).map(|(&n, s)| (n - 1).saturating_mul(s)).fold(1, usize::saturating_add)
 }
 
 /// A read-only strided view of rank `N`.
@@ -222,7 +223,7 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
             strides = strides,
             len = data.len()
         );
-        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1] * strides[i + 1]);
+        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
         ensure!("ViewMut", apart, shape = shape, strides = strides);
         Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides, life: PhantomData })
     }
@@ -361,6 +362,8 @@ mod tests {
         assert!(View::new(&data, [2, 5]).is_ok());
         assert!(View::new(&data, [3, 3]).is_err());
         assert!(View::new(&data, [usize::MAX, 2]).is_err());
+        assert!(View::<f32, 3>::new(&[], [0, usize::MAX, 2]).is_ok());
+        assert!(ViewMut::<f32, 3>::new(&mut [], [0, usize::MAX, 2]).is_ok());
         assert!(View::strided(&data, [2, 4], [6, 1]).is_ok());
         assert!(View::strided(&data, [2, 5], [6, 1]).is_err());
         assert!(View::strided(&data, [2, 2], [1, 2]).is_err());

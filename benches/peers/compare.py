@@ -90,6 +90,13 @@ def summary(values: list[float]) -> dict:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+def progress(variant: dict, who: str, round_: int, result: dict) -> None:
+    """One line per run as it ends, so that an interrupted comparison still leaves its numbers."""
+    others = f", others {result['others']:.2f} cores" if "others" in result else ""
+    speed = f"{result['tokens_per_s']:,.0f} tokens/s{others}"
+    print(f"{variant['name']}, round {round_ + 1}, {who}: {speed}", file=sys.stderr)
+
+
 def measure(variant: dict, args: argparse.Namespace, ours_env: dict, torch_env: dict) -> list[dict]:
     """One row per PyTorch form: `rounds` times ours, then each form in turn."""
     fields = {"preset": args.preset, "ffn": variant["ffn"], "inner": variant["inner"]}
@@ -100,9 +107,10 @@ def measure(variant: dict, args: argparse.Namespace, ours_env: dict, torch_env: 
     for i in range(args.rounds):
         if args.ours:
             ours.append(run([word.format(**fields) for word in shlex.split(args.ours)], ours_env))
+            progress(variant, "ours", i, ours[-1])
         for form, flags in variant["peers"].items():
             peers[form].append(run(torch + flags, torch_env))
-        print(f"{variant['name']}: round {i + 1} of {args.rounds} done", file=sys.stderr)
+            progress(variant, f"PyTorch {form}", i, peers[form][-1])
 
     rows = []
     for form, results in peers.items():

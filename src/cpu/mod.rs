@@ -6,6 +6,7 @@
 
 pub(crate) mod gemm;
 pub(crate) mod math;
+pub(crate) mod rows;
 pub(crate) mod scratch;
 
 use std::ops::Range;

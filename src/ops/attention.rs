@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Op;
-use crate::cpu::gemm::{Mat, multiply};
+use crate::cpu::gemm::multiply;
 use crate::cpu::math::{exp, max, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
@@ -42,7 +42,8 @@ impl<'a, T: Elem> Heads<'a, T> {
     pub fn check(&self, op: &'static str) -> Result<()> {
         let (qkv, heads, seq) = (self.qkv.shape(), self.heads, self.seq);
         ensure!(op, heads >= 1, heads = heads);
-        ensure!(op, qkv[1] >= 1 && qkv[1] % (3 * heads) == 0, qkv = qkv, heads = heads);
+        ensure!(op, qkv[1] >= 1 && qkv[1] % 3 == 0, qkv = qkv);
+        ensure!(op, qkv[1] / 3 % heads == 0, qkv = qkv, heads = heads);
         ensure!(op, seq >= 1, seq = seq);
         ensure!(op, qkv[0] % seq == 0, qkv = qkv, seq = seq);
         Ok(())
@@ -150,13 +151,14 @@ fn head<T: Elem>(
     mut lse: ViewMut<'_, f32, 2>,
 ) {
     let [seq, head_dim] = out.shape();
-    let mut scores = Tensor::<f32, 2>::zeros([QUERIES.min(seq), seq]);
+    let mut scores = scratch(QUERIES.min(seq), seq);
     let mut sums = Tensor::<f32, 2>::zeros([QUERIES.min(seq), head_dim]);
+    let keys = transposed(k);
     let lse = lse.row_mut(0);
     for start in (0..seq).step_by(QUERIES) {
         let end = (start + QUERIES).min(seq);
         let mut p = scores.view_mut().narrow(0, 0..end - start).narrow(1, 0..end);
-        multiply(p.reborrow(), false, q.narrow(0, start..end), Mat::t(k.narrow(0, 0..end)));
+        multiply(p.reborrow(), false, q.narrow(0, start..end), keys.view().narrow(1, 0..end));
         let mut inverse = [0f32; QUERIES];
         vectorize!(|| {
             for i in start..end {
@@ -172,10 +174,32 @@ fn head<T: Elem>(
         let mut sums = sums.view_mut().narrow(0, 0..end - start);
         multiply(sums.reborrow(), false, p.as_view(), v.narrow(0, 0..end));
         vectorize!(|| {
-            for i in 0..end - start {
+            for (i, inverse) in inverse[..end - start].iter().enumerate() {
                 let out = out.row_mut(start + i).iter_mut();
-                out.zip(sums.row_mut(i)).for_each(|(o, s)| *o = T::from_f32(*s * inverse[i]));
+                out.zip(sums.row_mut(i)).for_each(|(o, s)| *o = T::from_f32(*s * inverse));
             }
         });
     }
+}
+
+/// Zeros whose rows are a little apart: rows a power of two apart would share a few
+/// sets of the cache.
+pub(super) fn scratch(rows: usize, cols: usize) -> Tensor<f32, 2> {
+    Tensor::zeros([rows, cols.next_multiple_of(16) + 16])
+}
+
+/// The transpose in f32, once a head: products with it need no packing, which would be done for each tile.
+pub(super) fn transposed<T: Elem>(x: View<'_, T, 2>) -> Tensor<f32, 2> {
+    const BLOCK: usize = 16;
+    let [rows, cols] = x.shape();
+    let mut out = scratch(cols, rows);
+    let stride = out.shape()[1];
+    for (block, values) in out.host_mut().chunks_mut(BLOCK * stride).enumerate() {
+        let start = block * BLOCK;
+        for row in 0..rows {
+            let column = values[row..].iter_mut().step_by(stride);
+            column.zip(&x.row(row)[start..]).for_each(|(out, v)| *out = v.to_f32());
+        }
+    }
+    out
 }

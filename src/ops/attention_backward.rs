@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Op;
-use super::attention::{Heads, QUERIES};
+use super::attention::{Heads, QUERIES, scratch, transposed};
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::math::{dot, exp, vectorize};
 use crate::elem::Elem;
@@ -107,32 +107,32 @@ struct Head<'a, T> {
 impl<T: Elem> Head<'_, T> {
     fn backward(&self, mut dq: ViewMut<'_, T, 2>, dk: ViewMut<'_, T, 2>, dv: ViewMut<'_, T, 2>) {
         let [seq, head_dim] = self.q.shape();
-        let mut tiles = [(); 2].map(|()| Tensor::<f32, 2>::zeros([QUERIES.min(seq), seq]));
+        let mut tiles = [(); 2].map(|()| scratch(QUERIES.min(seq), seq));
         // A key collects from every tile of queries: in f32, rounded to `T` once.
         let [mut sum_k, mut sum_v] = [(); 2].map(|()| Tensor::<f32, 2>::zeros([seq, head_dim]));
+        let (keys, values) = (transposed(self.k), transposed(self.v));
         for start in (0..seq).step_by(QUERIES) {
             let end = (start + QUERIES).min(seq);
             let [mut p, mut ds] =
                 tiles.each_mut().map(|t| t.view_mut().narrow(0, 0..end - start).narrow(1, 0..end));
-            let (q, k, v) =
-                (self.q.narrow(0, start..end), self.k.narrow(0, 0..end), self.v.narrow(0, 0..end));
-            let dout = self.dout.narrow(0, start..end);
-            multiply(p.reborrow(), false, q, Mat::t(k));
-            multiply(ds.reborrow(), false, dout, Mat::t(v));
+            let (q, dout) = (self.q.narrow(0, start..end), self.dout.narrow(0, start..end));
+            multiply(p.reborrow(), false, q, keys.view().narrow(1, 0..end));
+            multiply(ds.reborrow(), false, dout, values.view().narrow(1, 0..end));
             vectorize!(|| {
                 for i in start..end {
                     let mean = dot(self.out.row(i), self.dout.row(i));
+                    let (scale, lse) = (self.scale, self.lse[i]);
                     let (seen, masked) = p.row_mut(i - start).split_at_mut(i + 1);
                     let (ds, ds_masked) = ds.row_mut(i - start).split_at_mut(i + 1);
                     for (p, ds) in seen.iter_mut().zip(ds) {
-                        *p = exp(*p * self.scale - self.lse[i]);
-                        *ds = *p * (*ds - mean) * self.scale;
+                        *p = exp(*p * scale - lse);
+                        *ds = *p * (*ds - mean) * scale;
                     }
                     masked.fill(0.0);
                     ds_masked.fill(0.0);
                 }
             });
-            multiply(dq.reborrow().narrow(0, start..end), false, ds.as_view(), k);
+            multiply(dq.reborrow().narrow(0, start..end), false, ds.as_view(), self.k.narrow(0, 0..end));
             multiply(sum_k.view_mut().narrow(0, 0..end), true, Mat::t(ds.as_view()), q);
             multiply(sum_v.view_mut().narrow(0, 0..end), true, Mat::t(p.as_view()), dout);
         }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::cpu::gemm::{Mat, multiply};
-use crate::cpu::math::{sigmoid, simd, sum_by};
-use crate::cpu::{pieces, scratch};
+use crate::cpu::math::vectorize;
+use crate::cpu::{pieces, rows, scratch};
 use crate::elem::Elem;
 use crate::plan::Plan;
 use crate::tensor::{View, ViewMut};
@@ -100,25 +100,32 @@ impl<T: Elem> Residuals<'_, T> {
             let (rows, first) = (tile.rows.len(), tile.rows.start - block.rows.start);
             let width = hq.dim(1);
             let bp = bp.narrow(0, first..first + rows);
-            scratch::with([rows * width, rows * 2 * inner, rows * 2 * rank], |[sum, z, p]| {
+            let lens = [rows * width, rows * 2 * inner, rows * inner, rows * 2 * rank];
+            scratch::with(lens, |[sum, z, h, p]| {
                 sum.fill(0.0);
                 for (local, range) in tile.slots(self.plan).enumerate().filter(|(_, r)| !r.is_empty()) {
                     let (slots, columns) = (self.slots(&tile, range), self.columns(local));
                     let e = tile.cluster * (self.plan.experts() / self.plan.clusters()) + local;
                     self.gate_and_up(e, &slots, bp, &columns, z, p);
-                    simd(|| activate(&slots, &mut z[..slots.len() * 2 * inner], inner, sum, width));
-                    // Q = h A2^T, with h left in the gate half of z.
-                    let h = matrix(z, [slots.len(), inner], 2 * inner);
+                    vectorize!(|| {
+                        let rows = z.chunks_exact(2 * inner).zip(h.chunks_exact_mut(inner));
+                        for (slot, (z, h)) in slots.iter().zip(rows) {
+                            let (gate, up) = z.split_at(inner);
+                            rows::swiglu(slot.weight, gate, up, h);
+                            rows::add(h, &mut sum[slot.row * width..][..inner]);
+                        }
+                    });
                     let q = matrix_mut(p, [slots.len(), rank], rank);
-                    multiply(q, false, h, Mat::t(self.a2.matrix(e)));
+                    multiply(q, false, matrix(h, [slots.len(), inner], inner), Mat::t(self.a2.matrix(e)));
                     for (slot, q) in slots.iter().zip(p.chunks_exact(rank)) {
-                        let sum = &mut sum[slot.row * width..][columns.q.clone()];
-                        sum.iter_mut().zip(q).for_each(|(s, q)| *s += q);
+                        rows::add(q, &mut sum[slot.row * width..][columns.q.clone()]);
                     }
                 }
-                for (r, sum) in sum.chunks_exact(width).enumerate() {
-                    hq.row_mut(first + r).iter_mut().zip(sum).for_each(|(o, &s)| *o = T::from_f32(s));
-                }
+                vectorize!(|| {
+                    for (r, sum) in sum.chunks_exact(width).enumerate() {
+                        rows::narrow(sum, hq.row_mut(first + r));
+                    }
+                });
             });
         }
     }
@@ -134,13 +141,13 @@ impl<T: Elem> Residuals<'_, T> {
         p: &mut [f32],
     ) {
         let [_, rank, inner] = self.a2.shape();
-        simd(|| {
+        vectorize!(|| {
             for ((slot, z), p) in
                 slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(p.chunks_exact_mut(2 * rank))
             {
                 let row = bp.row(slot.row);
-                z.iter_mut().zip(row).for_each(|(z, v)| *z = v.to_f32());
-                p.iter_mut().zip(&row[columns.p.clone()]).for_each(|(p, v)| *p = v.to_f32());
+                rows::widen(&row[..2 * inner], z);
+                rows::widen(&row[columns.p.clone()], p);
             }
         });
         for half in 0..2 {
@@ -176,20 +183,27 @@ impl<T: Elem> Residuals<'_, T> {
                     self.gate_and_up(e, &slots, bp.as_view().narrow(0, first..first + rows), &columns, z, p);
 
                     // dh = dhbar + R A2, the gradient of the weighted activation.
-                    simd(|| {
+                    vectorize!(|| {
                         for ((slot, dh), r) in
                             slots.iter().zip(dh.chunks_exact_mut(inner)).zip(r.chunks_exact_mut(rank))
                         {
                             let row = dhq.row(slot.row);
-                            dh.iter_mut().zip(row).for_each(|(d, v)| *d = v.to_f32());
-                            r.iter_mut().zip(&row[columns.q.clone()]).for_each(|(r, v)| *r = v.to_f32());
+                            rows::widen(&row[..inner], dh);
+                            rows::widen(&row[columns.q.clone()], r);
                         }
                     });
                     let r_rows = matrix(r, [n, rank], rank);
                     multiply(matrix_mut(dh, [n, inner], inner), true, r_rows, self.a2.matrix(e));
 
                     // z becomes its gradient, dh becomes the weighted activation h.
-                    simd(|| activate_backward(&slots, z, dh, inner, sum, width, &mut dots[local]));
+                    vectorize!(|| {
+                        let rows = z.chunks_exact_mut(2 * inner).zip(dh.chunks_exact_mut(inner));
+                        for (slot, (z, dh)) in slots.iter().zip(rows) {
+                            let (gate, up) = z.split_at_mut(inner);
+                            dots[local].push(rows::swiglu_backward(slot.weight, gate, up, dh));
+                            rows::add(z, &mut sum[slot.row * width..][..2 * inner]);
+                        }
+                    });
                     let (db, da2) = partial[local * 3 * inner * rank..][..3 * inner * rank]
                         .split_at_mut(2 * inner * rank);
                     let h = matrix(dh, [n, inner], inner);
@@ -208,57 +222,17 @@ impl<T: Elem> Residuals<'_, T> {
                         multiply(matrix_mut(&mut r[half * rank..], [n, rank], 2 * rank), false, dz, b);
                     }
                     for (slot, dp) in slots.iter().zip(r.chunks_exact(2 * rank)) {
-                        let sum = &mut sum[slot.row * width..][columns.p.clone()];
-                        sum.iter_mut().zip(dp).for_each(|(s, d)| *s += d);
+                        rows::add(dp, &mut sum[slot.row * width..][columns.p.clone()]);
                     }
                 }
-                for (i, sum) in sum.chunks_exact(width).enumerate() {
-                    bp.row_mut(first + i).iter_mut().zip(sum).for_each(|(o, &s)| *o = T::from_f32(s));
-                }
+                vectorize!(|| {
+                    for (i, sum) in sum.chunks_exact(width).enumerate() {
+                        rows::narrow(sum, bp.row_mut(first + i));
+                    }
+                });
             });
         }
         dots.concat()
-    }
-}
-
-/// `h = w silu(gate) up` into the gate half of each row of `z`, and into `sum` at the slot's row.
-#[inline(always)]
-fn activate(slots: &[Slot], z: &mut [f32], inner: usize, sum: &mut [f32], width: usize) {
-    for (slot, z) in slots.iter().zip(z.chunks_exact_mut(2 * inner)) {
-        let (gate, up) = z.split_at_mut(inner);
-        let sum = &mut sum[slot.row * width..][..inner];
-        for ((g, u), s) in gate.iter_mut().zip(up).zip(sum) {
-            *g = slot.weight * (*g * sigmoid(*g) * *u);
-            *s += *g;
-        }
-    }
-}
-
-/// `z` becomes its gradient, also added to `sum`; `dh` becomes `h`; pushes each slot's weight gradient.
-#[inline(always)]
-fn activate_backward(
-    slots: &[Slot],
-    z: &mut [f32],
-    dh: &mut [f32],
-    inner: usize,
-    sum: &mut [f32],
-    width: usize,
-    dots: &mut Vec<f32>,
-) {
-    for ((slot, z), dh) in slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(dh.chunks_exact_mut(inner)) {
-        let (gate, up) = z.split_at_mut(inner);
-        dots.push(sum_by(inner, |j| dh[j] * (gate[j] * sigmoid(gate[j]) * up[j])));
-        let (sum_gate, sum_up) = sum[slot.row * width..][..2 * inner].split_at_mut(inner);
-        for j in 0..inner {
-            let (g, u, d) = (gate[j], up[j], slot.weight * dh[j]);
-            let s = sigmoid(g);
-            let silu = g * s;
-            gate[j] = d * u * (s + silu * (1.0 - s));
-            up[j] = d * silu;
-            dh[j] = slot.weight * (silu * u);
-            sum_gate[j] += gate[j];
-            sum_up[j] += up[j];
-        }
     }
 }
 

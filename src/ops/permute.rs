@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Op;
 use crate::cpu::bounds;
-use crate::cpu::math::{dot, simd};
+use crate::cpu::math::{dot, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::plan::Order;
@@ -123,7 +123,7 @@ impl<T: Elem> Op for Combine<'_, T> {
         let (bands, fan) = (self.y.cut(0, &rows), self.order.fan());
         bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
             let mut sum = vec![0f32; band.dim(1)];
-            simd(|| {
+            vectorize!(|| {
                 for t in rows[0]..rows[1] {
                     let out = band.row_mut(t - rows[0]);
                     if self.accumulate {
@@ -175,7 +175,7 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
         let rows = bounds(self.dx.dim(0), ROWS);
         let bands = self.dx.cut(0, &rows);
         bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
-            simd(|| {
+            vectorize!(|| {
                 for (i, &choice) in self.order.source()[rows[0]..rows[1]].iter().enumerate() {
                     let (token, slot) = (choice as usize / fan, choice as usize % fan);
                     let (w, dy) = (self.weight.row(token)[slot], self.dy.row(token));
@@ -186,7 +186,7 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
         let rows = bounds(self.dweight.dim(0), ROWS);
         let bands = self.dweight.cut(0, &rows);
         bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
-            simd(|| {
+            vectorize!(|| {
                 for t in rows[0]..rows[1] {
                     let places = &self.order.place()[t * fan..(t + 1) * fan];
                     for (d, &row) in band.row_mut(t - rows[0]).iter_mut().zip(places) {

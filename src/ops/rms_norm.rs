@@ -131,8 +131,8 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
         let bands = self.dx.cut(0, &rows).into_par_iter().zip(partial.par_chunks_exact_mut(hidden));
         bands.zip(rows.par_windows(2)).for_each(|((mut dx, dgain), rows)| {
             vectorize!(|| {
-                for p in rows[0]..rows[1] {
-                    let (x, dy, inv) = (&x.row(p)[..hidden], &dy.row(p)[..hidden], inv_rms[p]);
+                for (p, &inv) in (rows[0]..rows[1]).zip(&inv_rms[rows[0]..rows[1]]) {
+                    let (x, dy) = (&x.row(p)[..hidden], &dy.row(p)[..hidden]);
                     let sum = sum_by(hidden, |i| dy[i].to_f32() * gain[i].to_f32() * x[i].to_f32());
                     let mean = sum * inv / hidden as f32;
                     let dx = &mut dx.row_mut(p - rows[0])[..hidden];

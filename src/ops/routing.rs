@@ -37,7 +37,8 @@ pub struct RouteStats {
     pub expert_prob: Vec<f64>,
     /// Sum of the squared log-denominators of both levels.
     pub lse_squared: f64,
-    /// Tokens whose logits gave no distribution (NaN, +infinity or all -infinity): weights and gradients 0.
+    /// Tokens whose logits gave no distribution (NaN, +infinity or all -infinity): weights and
+    /// gradients of logits 0. Where `x` itself is not finite, 0 x NaN still reaches the gradient of `w`.
     pub skipped: u32,
 }
 

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::Op;
-use crate::cpu::bounds;
-use crate::cpu::math::{sigmoid, simd, sum_by};
+use crate::cpu::math::vectorize;
+use crate::cpu::{bounds, rows};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::plan::Order;
@@ -84,17 +84,14 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let rows = bounds(self.h.dim(0), ROWS);
+        let bands = bounds(self.h.dim(0), ROWS);
         let inner = self.h.dim(1);
-        self.h.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
-            simd(|| {
-                for p in rows[0]..rows[1] {
+        self.h.cut(0, &bands).into_par_iter().zip(bands.par_windows(2)).for_each(|(mut band, bounds)| {
+            vectorize!(|| {
+                for p in bounds[0]..bounds[1] {
                     let (gate, up) = self.z.row(p).split_at(inner);
                     let w = self.weights.map_or(1.0, |w| w.at(p));
-                    for ((h, g), u) in band.row_mut(p - rows[0]).iter_mut().zip(gate).zip(up) {
-                        let g = g.to_f32();
-                        *h = T::from_f32(w * (g * sigmoid(g) * u.to_f32()));
-                    }
+                    rows::swiglu(w, gate, up, band.row_mut(p - bounds[0]));
                 }
             });
         });
@@ -128,16 +125,17 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let rows = bounds(self.dh.dim(0), ROWS);
+        let cuts = bounds(self.dh.dim(0), ROWS);
         let inner = self.dh.dim(1);
         let mut by_row = vec![0f32; self.dh.dim(0)];
-        let bands = self.z.cut(0, &rows).into_par_iter().zip(self.dh.cut(0, &rows));
-        let dots: Vec<&mut [f32]> = rows.windows(2).scan(&mut by_row[..], split_front).collect();
-        bands.zip(dots).zip(rows.par_windows(2)).for_each(|(((mut z, mut dh), dots), rows)| {
-            simd(|| {
+        let bands = self.z.cut(0, &cuts).into_par_iter().zip(self.dh.cut(0, &cuts));
+        let dots: Vec<&mut [f32]> = cuts.windows(2).scan(&mut by_row[..], split_front).collect();
+        bands.zip(dots).zip(cuts.par_windows(2)).for_each(|(((mut z, mut dh), dots), bounds)| {
+            vectorize!(|| {
                 for (i, dot) in dots.iter_mut().enumerate() {
-                    let w = self.weights.map_or(1.0, |w| w.at(rows[0] + i));
-                    *dot = backward_row(z.row_mut(i), dh.row_mut(i), inner, w);
+                    let w = self.weights.map_or(1.0, |w| w.at(bounds[0] + i));
+                    let (gate, up) = z.row_mut(i).split_at_mut(inner);
+                    *dot = rows::swiglu_backward(w, gate, up, dh.row_mut(i));
                 }
             });
         });
@@ -156,21 +154,4 @@ fn split_front<'a>(rest: &mut &'a mut [f32], bounds: &[usize]) -> Option<&'a mut
     let (front, back) = std::mem::take(rest).split_at_mut(bounds[1] - bounds[0]);
     *rest = back;
     Some(front)
-}
-
-/// Backward of one row, in place; returns the gradient of its weight, `<dh, silu(gate) up>`.
-#[inline(always)]
-fn backward_row<T: Elem>(z: &mut [T], dh: &mut [T], inner: usize, w: f32) -> f32 {
-    let (gate, up) = z.split_at_mut(inner);
-    let activated = |g: f32, u: f32| g * sigmoid(g) * u;
-    let dweight = sum_by(inner, |j| dh[j].to_f32() * activated(gate[j].to_f32(), up[j].to_f32()));
-    for ((gate, up), dh) in gate.iter_mut().zip(up).zip(dh) {
-        let (g, u, d) = (gate.to_f32(), up.to_f32(), w * dh.to_f32());
-        let s = sigmoid(g);
-        let silu = g * s;
-        *gate = T::from_f32(d * u * (s + silu * (1.0 - s)));
-        *up = T::from_f32(d * silu);
-        *dh = T::from_f32(w * (silu * u));
-    }
-    dweight
 }

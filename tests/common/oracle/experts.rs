@@ -241,16 +241,16 @@ impl Experts<'_> {
             for j in 0..inner {
                 let h = silu(gate[j]) * up[j];
                 let mut dh = 0.0; // without the weight
-                for i in 0..hidden {
-                    dh += all[e].down[i * inner + j] * dy[i];
-                    formed[e].down[i * inner + j] += w * dy[i] * h;
+                for (i, dy) in dy.iter().enumerate() {
+                    dh += all[e].down[i * inner + j] * dy;
+                    formed[e].down[i * inner + j] += w * dy * h;
                 }
                 d.weight[choice] += dh * h;
                 let (dgate, dup) = (w * dh * silu_slope(gate[j]) * up[j], w * dh * silu(gate[j]));
-                for i in 0..hidden {
+                for (i, x) in x.iter().enumerate() {
                     let at = j * hidden + i;
-                    formed[e].gate[at] += dgate * x[i];
-                    formed[e].up[at] += dup * x[i];
+                    formed[e].gate[at] += dgate * x;
+                    formed[e].up[at] += dup * x;
                     d.x[rows + i] += dgate * all[e].gate[at] + dup * all[e].up[at];
                 }
             }

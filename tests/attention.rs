@@ -1,0 +1,283 @@
+//! `Attention` and its backward against the definition.
+
+mod common;
+
+use common::{Bound, Guarded, Rng, assert_breaks, assert_within, close, devices, same_bits_on_any_threads};
+use trimoe::ops::{Attention, AttentionBackward};
+use trimoe::{Device, Elem, bf16, f16};
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    seq: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+/// The definition on f64 matrices; bounds carry the magnitudes of the terms.
+impl Case {
+    fn rows(&self) -> usize {
+        self.batch * self.seq
+    }
+
+    fn hidden(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Position in a matrix of `parts * hidden` columns of row `p`, part `part`, head `h`, element `e`.
+    fn at(&self, parts: usize, p: usize, part: usize, h: usize, e: usize) -> usize {
+        (p * parts + part) * self.hidden() + h * self.head_dim + e
+    }
+
+    /// Every head and query row, with the first row of its sequence.
+    fn queries(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let (rows, seq) = (self.rows(), self.seq);
+        (0..self.heads).flat_map(move |h| (0..rows).map(move |i| (h, i, i / seq * seq)))
+    }
+
+    /// Scaled score of query `i` and key `j`, and the sum of the magnitudes of its terms.
+    fn score(&self, qkv: &[f64], h: usize, i: usize, j: usize) -> (f64, f64) {
+        let mut bound = Bound::default();
+        for e in 0..self.head_dim {
+            bound.add(qkv[self.at(3, i, 0, h, e)] * qkv[self.at(3, j, 1, h, e)] * self.scale());
+        }
+        (bound.value, bound.magnitude)
+    }
+
+    /// A probability computed in f32 is off by a relative error that grows with the scores' magnitude.
+    fn amplify(&self, qkv: &[f64], h: usize, i: usize, first: usize) -> f64 {
+        2.0 + 2.0 * (first..=i).map(|j| self.score(qkv, h, i, j).1).fold(0.0, f64::max)
+    }
+
+    /// `(out, lse)`.
+    fn forward(&self, qkv: &[f64]) -> (Vec<Bound>, Vec<Bound>) {
+        let mut out = vec![Bound::default(); self.rows() * self.hidden()];
+        let mut lse = vec![Bound::default(); self.heads * self.rows()];
+        for (h, i, first) in self.queries() {
+            let scores: Vec<f64> = (first..=i).map(|j| self.score(qkv, h, i, j).0).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            let amplify = self.amplify(qkv, h, i, first);
+            let terms = self.seq + self.head_dim;
+            let value = top + sum.ln();
+            lse[h * self.rows() + i] = Bound { value, magnitude: amplify + value.abs(), terms };
+            for e in 0..self.head_dim {
+                let bound = &mut out[self.at(1, i, 0, h, e)];
+                for (j, s) in (first..=i).zip(&scores) {
+                    bound.add((s - value).exp() * qkv[self.at(3, j, 2, h, e)]);
+                }
+                *bound = Bound { magnitude: bound.magnitude * amplify, terms, ..*bound };
+            }
+        }
+        (out, lse)
+    }
+
+    /// The gradient of `qkv`, from what the forward stored.
+    fn backward(&self, qkv: &[f64], out: &[f64], lse: &[f64], dout: &[f64]) -> Vec<Bound> {
+        let mut dqkv = vec![Bound::default(); qkv.len()];
+        let mut add = |at: usize, value: f64, magnitude: f64| {
+            dqkv[at].value += value;
+            dqkv[at].magnitude += magnitude;
+            dqkv[at].terms = self.seq + self.head_dim;
+        };
+        for (h, i, first) in self.queries() {
+            let lse = lse[h * self.rows() + i];
+            let amplify = self.amplify(qkv, h, i, first) + lse.abs();
+            let heads = 0..self.head_dim;
+            let at = |part: usize, row: usize, e: usize| self.at(3, row, part, h, e);
+            let mut mean = Bound::default();
+            heads.clone().for_each(|e| mean.add(dout[self.at(1, i, 0, h, e)] * out[self.at(1, i, 0, h, e)]));
+            for j in first..=i {
+                let p = (self.score(qkv, h, i, j).0 - lse).exp();
+                let mut dp = Bound::default();
+                heads.clone().for_each(|e| dp.add(dout[self.at(1, i, 0, h, e)] * qkv[at(2, j, e)]));
+                let ds = p * (dp.value - mean.value) * self.scale();
+                let ds_size = p * (dp.magnitude + mean.magnitude) * self.scale() * amplify;
+                for e in heads.clone() {
+                    let (q, k, d) = (qkv[at(0, i, e)], qkv[at(1, j, e)], dout[self.at(1, i, 0, h, e)]);
+                    add(at(0, i, e), ds * k, ds_size * k.abs());
+                    add(at(1, j, e), ds * q, ds_size * q.abs());
+                    add(at(2, j, e), p * d, p * d.abs() * amplify);
+                }
+            }
+        }
+        dqkv
+    }
+
+    fn attention<T: Elem>(&self, device: &Device, qkv: &Guarded<T, 2>) -> (Guarded<T, 2>, Guarded<f32, 2>) {
+        let mut out = Guarded::<T, 2>::nan([self.rows(), self.hidden()]);
+        let mut lse = Guarded::<f32, 2>::nan([self.heads, self.rows()]);
+        let (heads, seq) = (self.heads, self.seq);
+        device
+            .run(Attention { qkv: qkv.view(), heads, seq, out: out.view_mut(), lse: lse.view_mut() })
+            .unwrap();
+        (out, lse)
+    }
+
+    fn run<T: Elem>(&self, size: f64) {
+        let name = format!("{:?} {self:?}", T::DTYPE);
+        let mut rng = Rng::new(1);
+        let qkv = Guarded::<T, 2>::normal(&mut rng, [self.rows(), 3 * self.hidden()], size);
+        let dout = Guarded::<T, 2>::normal(&mut rng, [self.rows(), self.hidden()], 1.0);
+        let (want_out, want_lse) = self.forward(&qkv.values());
+        for device in devices() {
+            let (out, lse) = self.attention(&device, &qkv);
+            assert_within::<T>(&format!("{name} out"), &out.written(), &want_out);
+            assert_within::<f32>(&format!("{name} lse"), &lse.written(), &want_lse);
+            let mut dqkv = Guarded::<T, 2>::nan([self.rows(), 3 * self.hidden()]);
+            let op = AttentionBackward {
+                dout: dout.view(),
+                out: out.view(),
+                qkv: qkv.view(),
+                lse: lse.view(),
+                heads: self.heads,
+                seq: self.seq,
+                dqkv: dqkv.view_mut(),
+            };
+            device.run(op).unwrap();
+            let want = self.backward(&qkv.values(), &out.values(), &lse.values(), &dout.values());
+            assert_within::<T>(&format!("{name} dqkv"), &dqkv.written(), &want);
+        }
+    }
+}
+
+fn case([batch, seq, heads, head_dim]: [usize; 4]) -> Case {
+    Case { batch, seq, heads, head_dim }
+}
+
+fn values(bounds: &[Bound]) -> Vec<f64> {
+    bounds.iter().map(|b| b.value).collect()
+}
+
+#[test]
+fn every_tile_edge_and_dtype() {
+    for shape in [
+        [0, 4, 2, 4],
+        [2, 1, 1, 1],
+        [3, 5, 3, 2],
+        [1, 63, 2, 8],
+        [1, 64, 2, 16],
+        [2, 65, 1, 6],
+        [1, 128, 1, 17],
+        [1, 129, 2, 4],
+    ] {
+        case(shape).run::<f32>(1.0);
+        case(shape).run::<bf16>(1.0);
+        case(shape).run::<f16>(1.0);
+    }
+    // Scores up to about 80: most probabilities vanish.
+    case([1, 70, 1, 16]).run::<f32>(5.0);
+}
+
+#[test]
+fn the_oracle_is_the_derivative() {
+    let (case, step) = (case([2, 4, 2, 3]), 1e-5);
+    let mut rng = Rng::new(2);
+    let (qkv, dout) =
+        (rng.normals(case.rows() * 3 * case.hidden()), rng.normals(case.rows() * case.hidden()));
+    let (out, lse) = case.forward(&qkv);
+    let loss = |i: usize, by: f64| -> f64 {
+        let mut moved = qkv.clone();
+        moved[i] += by;
+        case.forward(&moved).0.iter().zip(&dout).map(|(o, d)| o.value * d).sum()
+    };
+    let slopes: Vec<f64> = (0..qkv.len()).map(|i| (loss(i, step) - loss(i, -step)) / (2.0 * step)).collect();
+    let got = values(&case.backward(&qkv, &values(&out), &values(&lse), &dout));
+    close("dqkv", &got, &slopes, 1e-8, 1.0);
+}
+
+#[test]
+fn equal_scores_average_and_the_future_is_unseen() {
+    let (device, case) = (&devices()[0], case([1, 130, 1, 4]));
+    let qkv = |last: f64| {
+        let value = |i: usize| if i % 12 < 4 { 0.0 } else { (i / 12) as f64 };
+        let mut values: Vec<f64> = (0..130 * 12).map(value).collect();
+        values[129 * 12..].fill(last);
+        Guarded::<f32, 2>::of(&values, [130, 12])
+    };
+    let (out, lse) = case.attention(device, &qkv(1.0));
+    for i in 0..129 {
+        close("mean", &out.values()[i * 4..i * 4 + 4], &[i as f64 / 2.0; 4], 1e-6, 1.0);
+        close("lse", &lse.values()[i..=i], &[((i + 1) as f64).ln()], 1e-6, 1.0);
+    }
+    let (other, _) = case.attention(device, &qkv(-9.0));
+    assert_eq!(out.values()[..129 * 4], other.values()[..129 * 4]);
+    assert_ne!(out.values()[129 * 4..], other.values()[129 * 4..]);
+}
+
+#[test]
+fn bad_numbers_stay_in_their_sequence() {
+    let (device, case) = (&devices()[0], case([2, 70, 2, 4]));
+    for bad in [f64::NAN, f64::INFINITY] {
+        let mut x = Rng::new(3).normals(140 * 24);
+        x[60 * 24..60 * 24 + 24].fill(bad);
+        let (out, lse) = case.attention(device, &Guarded::<f32, 2>::of(&x, [140, 24]));
+        assert!(out.values()[60 * 8..61 * 8].iter().all(|v| v.is_nan()), "the row itself");
+        assert!(!lse.values()[60].is_finite());
+        assert!(out.values()[70 * 8..].iter().all(|v| v.is_finite()), "the next sequence");
+    }
+}
+
+#[test]
+fn the_same_on_any_threads() {
+    let case = case([3, 100, 4, 8]);
+    let qkv = Guarded::<f32, 2>::normal(&mut Rng::new(4), [300, 96], 1.0);
+    same_bits_on_any_threads(|device| {
+        let (out, lse) = case.attention(device, &qkv);
+        let mut dqkv = device.zeros::<f32, 2>([300, 96]);
+        let op = AttentionBackward {
+            dout: out.view(),
+            out: out.view(),
+            qkv: qkv.view(),
+            lse: lse.view(),
+            heads: 4,
+            seq: 100,
+            dqkv: dqkv.view_mut(),
+        };
+        device.run(op).unwrap();
+        let bits = |g: Vec<f64>| g.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        (bits(out.values()), bits(lse.values()), common::guarded::bits(&dqkv))
+    });
+}
+
+#[test]
+fn every_rule_is_checked() {
+    let device = &devices()[0];
+    let two = |s: [usize; 2]| Guarded::<f32, 2>::of(&vec![0.0; s[0] * s[1]], s);
+    let forward = |qkv, heads, seq, out, lse| {
+        let (qkv, mut out, mut lse) = (two(qkv), two(out), two(lse));
+        device.run(Attention { qkv: qkv.view(), heads, seq, out: out.view_mut(), lse: lse.view_mut() })
+    };
+    assert!(forward([6, 12], 2, 3, [6, 4], [2, 6]).is_ok());
+    assert_breaks(forward([6, 12], 0, 3, [6, 4], [0, 6]), "heads >= 1");
+    assert_breaks(forward([6, 11], 1, 3, [6, 3], [1, 6]), "qkv[1] % 3 == 0");
+    assert_breaks(forward([6, 9], 2, 3, [6, 3], [2, 6]), "qkv[1] / 3 % heads == 0");
+    assert_breaks(forward([6, 0], 2, 3, [6, 0], [2, 6]), "qkv[1] >= 1");
+    assert_breaks(forward([6, 12], usize::MAX, 3, [6, 4], [2, 6]), "qkv[1] / 3 % heads == 0");
+    assert_breaks(forward([6, 12], 2, 0, [6, 4], [2, 6]), "seq >= 1");
+    assert_breaks(forward([6, 12], 2, 4, [6, 4], [2, 6]), "qkv[0] % seq == 0");
+    assert_breaks(forward([6, 12], 2, 3, [6, 5], [2, 6]), "out == [qkv[0], qkv[1] / 3]");
+    assert_breaks(forward([6, 12], 2, 3, [6, 4], [6, 2]), "lse == [self.heads, qkv[0]]");
+    let backward = |dout, out, qkv, lse, seq, dqkv| {
+        let (dout, out, qkv, lse, mut dqkv) = (two(dout), two(out), two(qkv), two(lse), two(dqkv));
+        device.run(AttentionBackward {
+            dout: dout.view(),
+            out: out.view(),
+            qkv: qkv.view(),
+            lse: lse.view(),
+            heads: 2,
+            seq,
+            dqkv: dqkv.view_mut(),
+        })
+    };
+    assert!(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12]).is_ok());
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 5, [6, 12]), "qkv[0] % seq == 0");
+    assert_breaks(backward([6, 4], [6, 5], [6, 12], [2, 6], 3, [6, 12]), "out == [qkv[0], qkv[1] / 3]");
+    assert_breaks(backward([5, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12]), "dout == out");
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [1, 6], 3, [6, 12]), "lse == [self.heads, qkv[0]]");
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 4]), "dqkv == qkv");
+}
