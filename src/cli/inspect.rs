@@ -79,7 +79,7 @@ fn print(accounts: &[Accounting]) -> Result<()> {
     say(format_args!("{}", table(&header, rows)))?;
     let ranks = accounts.iter().map(|a| a.ranks).max().unwrap_or(1);
     say(format_args!(
-        "Training state is weights, gradients and optimiser state, without activations. All-to-all: {ranks} ranks, \
-         uniform routing, dispatch and return over all layers; rows dispatched per token and layer."
+        "Training state: weights, gradients and optimiser state, without activations. All-to-all: {ranks} ranks, \
+         uniform routing,\ndispatch and return over all layers; in brackets the rows dispatched per token and layer."
     ))
 }

@@ -271,10 +271,9 @@ impl Options {
         all.extend(to_map(model)?);
         all.extend(to_map(train)?);
         let mut options: Options = from_map(all)?;
-        for path in [&mut options.data, &mut options.eval_data, &mut options.tokenizer, &mut options.cache] {
-            if let Some(given) = path {
-                *given = std::path::absolute(&*given).map_err(Error::io("find", &*given))?;
-            }
+        let paths = [&mut options.data, &mut options.eval_data, &mut options.tokenizer, &mut options.cache];
+        for path in paths.into_iter().flatten() {
+            *path = std::path::absolute(&*path).map_err(Error::io("find", &*path))?;
         }
         Ok(options)
     }

@@ -157,7 +157,8 @@ impl<T: Elem> Session<T> {
         let params: u64 = self.trainer.model().params().iter().map(|p| p.len() as u64).sum();
         let tokens = train.steps.saturating_mul(train.tokens_per_step(model.seq));
         note(format_args!(
-            "{} model: {} parameters; {} of weights, gradients and optimiser state, {} of activations; {} steps, {} tokens",
+            "{} model: {} parameters; {} of weights, gradients and optimiser state, {} of activations; \
+             {} steps, {} tokens",
             model.ffn,
             count(params),
             bytes(self.trainer.state_bytes()),

@@ -187,7 +187,7 @@ impl ModelConfig {
         let total = layers.checked_mul(per_layer).and_then(|n| n.checked_add(vocab * d));
         // 18 bytes of weights, gradient and optimiser state each.
         if total.is_none_or(|n| n > i64::MAX as u128 / 18) {
-            let why = "together with --inner, --layers, --vocab and --experts it makes a model too large to address";
+            let why = "makes a model too large to address, with --inner, --layers, --vocab and --experts";
             return rule("--hidden", self.hidden, why.into());
         }
         Ok(())

@@ -15,8 +15,8 @@
 //!
 //! A checkpoint is written into a hidden folder beside its place, flushed to the disk and renamed, so a name
 //! that exists holds all of it. Weights are the f32 master copy for bf16 storage too: rounding it gives the
-//! stored weights back, so resuming is exact. Batches and random numbers are functions of (seed, step), so the step
-//! is the whole position in the data and in the random stream.
+//! stored weights back, so resuming is exact. Batches and random numbers are functions of (seed, step), so
+//! the step is the whole position in the data and in the random stream.
 //!
 //! Tensors are written from and read into the model one matrix at a time; the files are mapped, never held
 //! in memory as a whole.
