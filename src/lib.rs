@@ -1,5 +1,6 @@
 //! Clustered, compressed Mixture-of-Experts.
 
+pub mod cli;
 mod cpu;
 mod device;
 mod elem;

@@ -1,2 +1,5 @@
-//! The `trimoe` command.
-fn main() {}
+//! The `trimoe` command; see [`trimoe::cli`].
+
+fn main() -> std::process::ExitCode {
+    trimoe::cli::run(std::env::args_os())
+}

@@ -8,7 +8,9 @@ use super::options::Options;
 use crate::error::{Error, Result};
 use crate::train::checkpoint::{Checkpoint, DataKind};
 use crate::train::config::{ModelConfig, TrainConfig};
-use crate::train::data::{Corpus, EvalWindows, Grammar, TextSource, TokenFile, Tokenizer, Unigram};
+use crate::train::data::{
+    BatchShape, Batches, Corpus, EvalWindows, Grammar, TextSource, TokenFile, Tokenizer, Unigram,
+};
 
 /// Seed of the built-in grammar: its language is the same for every run, whatever `--seed`.
 const GRAMMAR_SEED: u64 = 0;
@@ -58,7 +60,9 @@ impl Language {
             }
             Language::Grammar(_) => match prompt {
                 None => Ok(vec![0]),
-                Some(text) => Err(Error::config("--prompt", text, "the built-in language has no text to start from")),
+                Some(text) => {
+                    Err(Error::config("--prompt", text, "the built-in language has no text to start from"))
+                }
             },
         }
     }
@@ -106,14 +110,21 @@ impl Language {
         let tokenizer = Tokenizer::load(path)?;
         let entries = tokenizer.vocab_size();
         if entries > model.vocab {
-            let why = format!("the tokenizer has {entries} entries, more than the model's --vocab {}", model.vocab);
+            let why =
+                format!("the tokenizer has {entries} entries, more than the model's --vocab {}", model.vocab);
             return Err(Error::config(option, path.display(), why));
         }
         Ok(Language::Text(Box::new(tokenizer), path.to_owned()))
     }
 
     /// What to train on: of a text, no more than the whole run needs is tokenized.
-    pub fn training(&self, options: &Options, model: &ModelConfig, train: &TrainConfig, cache: &Path) -> Result<Corpus> {
+    pub fn training(
+        &self,
+        options: &Options,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        cache: &Path,
+    ) -> Result<Corpus> {
         match self {
             Language::Grammar(grammar) => Ok(Corpus::Generated(grammar.clone())),
             Language::Text(tokenizer, _) => {
@@ -127,12 +138,26 @@ impl Language {
         }
     }
 
+    /// Training batches of [`Language::training`].
+    pub fn batches(
+        &self,
+        options: &Options,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        cache: &Path,
+    ) -> Result<Batches> {
+        let corpus = self.training(options, model, train, cache)?;
+        let shape = BatchShape { batch: train.batch, seq: model.seq, accumulate: train.accumulate };
+        let named = |e| blame(e, options.data.as_deref());
+        Batches::new(corpus, shape, train.seed).map_err(named)
+    }
+
     /// What to evaluate on: `--eval-data`, or fresh text of the grammar; `None` for text without it.
     pub fn evaluation(&self, options: &Options, seq: usize, cache: &Path) -> Result<Option<Evaluation>> {
         match (self, &options.eval_data) {
             (Language::Text(tokenizer, _), Some(path)) => {
                 let file = TokenFile::open_or_build(cache, &TextSource::open(path)?, tokenizer, None)?;
-                let windows = EvalWindows::of_file(file.clone(), seq)?;
+                let windows = EvalWindows::of_file(file.clone(), seq).map_err(|e| blame(e, Some(path)))?;
                 Ok(Some(Evaluation { windows, file: Some(file) }))
             }
             (Language::Text(..), None) => Ok(None),
@@ -145,6 +170,14 @@ impl Language {
                 Ok(Some(Evaluation { windows, file: None }))
             }
         }
+    }
+}
+
+/// The error with the user's own path in place of that of a cached file made from it.
+fn blame(error: Error, path: Option<&Path>) -> Error {
+    match (error, path) {
+        (Error::Data { why, .. }, Some(path)) => Error::data(path, why),
+        (error, _) => error,
     }
 }
 
@@ -164,7 +197,10 @@ impl Evaluation {
                 let (floor, unigram) = (grammar.entropy_floor(), grammar.unigram_entropy());
                 Ok(vec![
                     format!("frequencies alone: loss {unigram:.4}, perplexity {:.2}", unigram.exp()),
-                    format!("entropy floor of the built-in language: loss {floor:.4}, perplexity {:.2}", floor.exp()),
+                    format!(
+                        "entropy floor of the built-in language: loss {floor:.4}, perplexity {:.2}",
+                        floor.exp()
+                    ),
                 ])
             }
             (_, Some(file), Some(Corpus::File(train))) => {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::terminal::note;
 use crate::error::{Error, Result};
 
 /// Exit code after Ctrl-C, as shells report it: 128 + SIGINT.
@@ -9,13 +10,15 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Starts listening.
-pub(crate) fn listen() -> Result<()> {
-    let handler = || {
+/// Starts listening; the first Ctrl-C prints `message`.
+pub(crate) fn listen(message: Option<&'static str>) -> Result<()> {
+    let handler = move || {
         if ASKED.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("trimoe: finishing this step; press Ctrl-C again to stop at once");
+        if let Some(message) = message {
+            note(format_args!("{message}"));
+        }
     };
     ctrlc::set_handler(handler).map_err(|e| Error::Host { what: "the Ctrl-C handler", why: e.to_string() })
 }

@@ -1,6 +1,8 @@
 //! Options: one list of names for flags and config files, and what they resolve to.
 
+use std::num::ParseFloatError;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,11 +16,40 @@ use crate::train::preset::Preset;
 /// Most threads `--threads` takes: beyond it a number is a slip, not a machine.
 const MOST_THREADS: usize = 4096;
 
+/// A finite f32: JSON, which options pass through, has no other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f32", into = "f32")]
+pub(crate) struct Number(f32);
+
+impl TryFrom<f32> for Number {
+    type Error = &'static str;
+
+    fn try_from(value: f32) -> std::result::Result<Self, Self::Error> {
+        if value.is_finite() { Ok(Number(value)) } else { Err("the number is not finite") }
+    }
+}
+
+impl From<Number> for f32 {
+    fn from(number: Number) -> f32 {
+        number.0
+    }
+}
+
+impl FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let value: f32 = text.parse().map_err(|e: ParseFloatError| e.to_string())?;
+        Ok(Number::try_from(value)?)
+    }
+}
+
 /// Every option, as given: `None` where it was not.
 ///
 /// The same struct is read from the command line and, with the same names, from a TOML file.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[command(args_override_self = true)] // The last of several wins, so a script can append.
 pub(crate) struct Options {
     /// TOML file of options, under the same names; flags win over it, and it wins over the preset.
     #[arg(long, value_name = "FILE")]
@@ -111,10 +142,10 @@ pub(crate) struct Options {
     pub seq: Option<usize>,
     /// Base of the rotary embedding's wave lengths.
     #[arg(long, help_heading = "Model")]
-    pub rope_theta: Option<f32>,
+    pub rope_theta: Option<Number>,
     /// Added to the mean square in RMSNorm.
     #[arg(long, help_heading = "Model")]
-    pub norm_eps: Option<f32>,
+    pub norm_eps: Option<Number>,
 
     /// Sequences of a micro-batch.
     #[arg(long, help_heading = "Schedule")]
@@ -124,40 +155,40 @@ pub(crate) struct Options {
     pub accumulate: Option<usize>,
     /// Peak learning rate.
     #[arg(long, help_heading = "Schedule")]
-    pub lr: Option<f32>,
+    pub lr: Option<Number>,
     /// Steps of linear warm-up.
     #[arg(long, help_heading = "Schedule")]
     pub warmup: Option<u64>,
     /// Final learning rate over the peak.
     #[arg(long, help_heading = "Schedule")]
-    pub min_lr_ratio: Option<f32>,
+    pub min_lr_ratio: Option<Number>,
     /// Decoupled weight decay of matrices.
     #[arg(long, help_heading = "Schedule")]
-    pub weight_decay: Option<f32>,
+    pub weight_decay: Option<Number>,
     /// Decay of AdamW's first moment.
     #[arg(long, help_heading = "Schedule")]
-    pub beta1: Option<f32>,
+    pub beta1: Option<Number>,
     /// Decay of AdamW's second moment.
     #[arg(long, help_heading = "Schedule")]
-    pub beta2: Option<f32>,
+    pub beta2: Option<Number>,
     /// Added to the root of AdamW's second moment.
     #[arg(long, help_heading = "Schedule")]
-    pub eps: Option<f32>,
+    pub eps: Option<Number>,
     /// Largest global norm of the gradient.
     #[arg(long, help_heading = "Schedule")]
-    pub clip: Option<f32>,
+    pub clip: Option<Number>,
     /// Coefficient of the balance loss.
     #[arg(long, help_heading = "Schedule")]
-    pub balance: Option<f32>,
+    pub balance: Option<Number>,
     /// Coefficient of the router's z-loss.
     #[arg(long, help_heading = "Schedule")]
-    pub z_loss: Option<f32>,
+    pub z_loss: Option<Number>,
     /// Router temperature until the burn-in ends.
     #[arg(long, help_heading = "Schedule")]
-    pub temperature_start: Option<f32>,
+    pub temperature_start: Option<Number>,
     /// Router temperature at the last step.
     #[arg(long, help_heading = "Schedule")]
-    pub temperature_end: Option<f32>,
+    pub temperature_end: Option<Number>,
     /// Steps before the router temperature starts to fall.
     #[arg(long, help_heading = "Schedule")]
     pub burn_in: Option<u64>,
@@ -191,7 +222,9 @@ impl Options {
 
     fn check_budget(&self) -> Result<()> {
         match (self.tokens, self.steps) {
-            (Some(tokens), Some(_)) => Err(Error::config("--tokens", tokens, "cannot be given together with --steps")),
+            (Some(tokens), Some(_)) => {
+                Err(Error::config("--tokens", tokens, "cannot be given together with --steps"))
+            }
             (Some(0), _) => Err(Error::config("--tokens", 0, "must be at least 1")),
             _ => Ok(()),
         }
@@ -308,7 +341,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_the_file_over_the_preset() {
         let file: Options = toml::from_str("hidden = 32\nlr = 0.5\nsteps = 7\npreset = 'small'").unwrap();
-        let flags = Options { lr: Some(0.25), tokens: Some(100_000), ..Options::default() };
+        let flags = Options { lr: Some(Number(0.25)), tokens: Some(100_000), ..Options::default() };
         let merged = flags.over(file).unwrap();
         let (model, train) = merged.resolve().unwrap();
         assert_eq!((model.hidden, model.inner, train.lr), (32, 768, 0.25));

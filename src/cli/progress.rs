@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::Line;
+use super::terminal::note;
 
 /// Time between two plain lines; the first and the last step always get one.
 const QUIET: Duration = Duration::from_secs(5);
@@ -26,7 +27,9 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let template = "{prefix} {wide_bar} {pos}/{len}  {msg}  ETA {eta}";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.set_prefix(name.clone());
             bar.set_position(done);
             bar.reset_eta();
@@ -50,7 +53,7 @@ impl Progress {
         self.printed = Some(Instant::now());
         let done = (line.step - self.first).max(1) as f64;
         let left = self.start.elapsed().as_secs_f64() / done * self.total.saturating_sub(line.step) as f64;
-        eprintln!("{} step {}/{}  {message}  ETA {left:.0} s", self.name, line.step, self.total);
+        note(format_args!("{} step {}/{}  {message}  ETA {left:.0} s", self.name, line.step, self.total));
     }
 
     /// Takes the bar away, leaving its last state.

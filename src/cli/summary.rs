@@ -5,6 +5,7 @@ use std::path::Path;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::terminal::say;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
 
@@ -44,8 +45,7 @@ pub(crate) fn write_json(target: Option<&Path>, value: &impl Serialize) -> Resul
     let Some(path) = target else { return Ok(()) };
     let describe = |e: serde_json::Error| Error::io("write", path)(e.into());
     if path == Path::new("-") {
-        println!("{}", serde_json::to_string(value).map_err(describe)?);
-        return Ok(());
+        return say(format_args!("{}", serde_json::to_string(value).map_err(describe)?));
     }
     let json = serde_json::to_string_pretty(value).map_err(describe)?;
     std::fs::write(path, json + "\n").map_err(Error::io("write", path))
@@ -64,7 +64,17 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 /// The table of `compare`.
 pub(crate) fn compare_table(runs: &[Summary]) -> Table {
     let header = [
-        "variant", "params", "expert", "active", "tokens/s", "loss", "ppl", "load CV", "peak", "a2a B/tok", "time",
+        "variant",
+        "params",
+        "expert",
+        "active",
+        "tokens/s",
+        "loss",
+        "ppl",
+        "load CV",
+        "peak",
+        "a2a B/tok",
+        "time",
     ];
     let row = |run: &Summary| {
         vec![

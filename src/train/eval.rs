@@ -51,7 +51,8 @@ pub fn evaluate<T: Elem>(
         }
         // The last window may be shorter than the others: a batch has one length.
         if sequences > 0 && (last || sequences == batch || window.len() != width) {
-            let nll = model.nll(&ids, sequences, temperature, |layer, stats| report.load.add(layer, stats))?;
+            let nll =
+                model.nll(&ids, sequences, temperature, |layer, stats| report.load.add(layer, stats))?;
             report.nll += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
             report.tokens += nll.len() as u64;
             ids.clear();

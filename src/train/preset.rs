@@ -49,7 +49,7 @@ impl Preset {
     /// The schedule.
     pub const fn train(self) -> TrainConfig {
         let (batch, steps, lr, warmup) = match self {
-            Preset::Tiny => (4, 600, 4e-3, 50),
+            Preset::Tiny => (4, 1600, 5e-3, 100),
             Preset::Small => (8, 489, 2e-3, 50),
             Preset::Base => (8, 1000, 6e-4, 100),
         };

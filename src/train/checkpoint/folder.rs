@@ -35,6 +35,12 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// Whether `path` holds a checkpoint of a run.
+    pub fn exists(path: impl AsRef<Path>) -> bool {
+        let run = RunFolder { path: path.as_ref().to_owned() };
+        run.checkpoints().is_ok_and(|found| !found.is_empty())
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,0 +1,259 @@
+//! `trimoe train`.
+
+use std::path::{Path, PathBuf};
+
+use super::corpus::{Evaluation, Language, cache_folder};
+use super::interrupt;
+use super::metrics::{Line, Metrics};
+use super::options::Options;
+use super::progress::Progress;
+use super::summary::{Summary, bytes, count, write_json};
+use super::terminal::{note, say};
+use crate::bf16;
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::error::{Error, Result};
+use crate::train::accounting::Accounting;
+use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
+use crate::train::config::{ModelConfig, Precision, TrainConfig};
+use crate::train::data::Batches;
+use crate::train::eval::{EvalReport, evaluate};
+use crate::train::generate::{Sampling, generate};
+use crate::train::memory::PeakMemory;
+use crate::train::trainer::Trainer;
+
+/// Tokens of sample text at the end.
+const SAMPLE: usize = 64;
+
+/// Where a run goes and what it starts from, before anything large is allocated.
+struct Plan {
+    options: Options,
+    model: ModelConfig,
+    train: TrainConfig,
+    out: PathBuf,
+    start: Option<Checkpoint>,
+}
+
+pub(super) fn run(options: Options) -> Result<u8> {
+    let plan = Plan::new(options)?;
+    match plan.train.precision {
+        Precision::F32 => plan.train::<f32>(),
+        Precision::Bf16 => plan.train::<bf16>(),
+    }
+}
+
+impl Plan {
+    fn new(options: Options) -> Result<Self> {
+        if options.resume() {
+            return Self::resume(options);
+        }
+        if let Some(checkpoint) = &options.checkpoint {
+            return Err(Error::config(
+                "--checkpoint",
+                checkpoint.display(),
+                "needs --resume to continue from it",
+            ));
+        }
+        let (model, train) = options.resolve()?;
+        let out = options.out.clone().unwrap_or_else(|| "runs/train".into());
+        if RunFolder::exists(&out) {
+            let why = "holds a run already; add --resume to continue it, or name another folder";
+            return Err(Error::config("--out", out.display(), why));
+        }
+        Ok(Plan { options, model, train, out, start: None })
+    }
+
+    /// The options of the run that continues lie below those given now; its shape cannot change.
+    fn resume(options: Options) -> Result<Self> {
+        let Some(from) = options.checkpoint.clone().or(options.out.clone()) else {
+            return Err(Error::config("--resume", "true", "needs --out or --checkpoint to say which run"));
+        };
+        let start = RunFolder::open_checkpoint(&from)?;
+        let run = run_of(start.path());
+        let stored = run.map(|run| run.join("config.toml")).filter(|path| path.is_file());
+        let stored = stored.map(|path| Options::read(&path)).transpose()?.unwrap_or_default();
+        if let (Some(given), Some(stored)) = (options.preset, stored.preset)
+            && given != stored
+        {
+            let why = format!("the run that continues was started with {stored:?}").to_lowercase();
+            return Err(Error::config("--preset", format!("{given:?}").to_lowercase(), why));
+        }
+        let out = options.out.clone().or(run.map(Path::to_owned)).unwrap_or(from);
+        let options = options.over(stored)?;
+        let Description { model, train, .. } = start.description().clone();
+        let (model, train) = options.apply(model, train)?;
+        start.check_model(&model)?;
+        start.check_run(&train)?;
+        model.validate()?;
+        train.validate(model.seq)?;
+        let done = start.position().step;
+        // As many is fine: what is left to do is to evaluate.
+        if done > train.steps {
+            let why = format!("checkpoint {} has done {done} already", start.path().display());
+            return Err(Error::config("--steps", train.steps, why));
+        }
+        Ok(Plan { options, model, train, out, start: Some(start) })
+    }
+
+    fn train<T: Elem>(self) -> Result<u8> {
+        let memory = PeakMemory::start();
+        let Plan { options, model, train, out, start } = self;
+        let device = Device::cpu_with_threads(options.threads()?)?;
+        let run = RunFolder::create(&out)?;
+        let cache = cache_folder(&options, &out);
+        let language = match &start {
+            Some(checkpoint) => Language::of_checkpoint(checkpoint)?,
+            None => Language::of_run(&options, &model, &cache)?,
+        };
+        let evaluation = language.evaluation(&options, model.seq, &cache)?;
+        let batches = language.batches(&options, &model, &train, &cache)?;
+
+        let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
+        if let Some(checkpoint) = &start {
+            checkpoint.load_weights(trainer.model_mut().params_mut())?;
+            checkpoint.load_optimizer(trainer.model_mut().params_mut())?;
+            trainer.set_step_count(checkpoint.position().step);
+        }
+        let config = options.resolved(&model, &train)?.to_toml()?;
+        let config_path = out.join("config.toml");
+        std::fs::write(&config_path, config).map_err(Error::io("write", &config_path))?;
+        let metrics = Metrics::open(&out.join("metrics.jsonl"), trainer.step_count())?;
+        let description = Description::new(model.clone(), train.clone(), language.kind());
+
+        let mut session = Session { run, options, description, language, batches, trainer, metrics };
+        session.announce();
+        if !session.steps()? {
+            return Ok(interrupt::INTERRUPTED);
+        }
+        if session.trainer.step_count() < train.steps {
+            say(format_args!("stopped after step {}; --resume continues", session.trainer.step_count()))?;
+            return Ok(0);
+        }
+        session.finish(evaluation, &memory)?;
+        Ok(0)
+    }
+}
+
+/// The run folder that a checkpoint lies in, if it lies in one.
+fn run_of(checkpoint: &Path) -> Option<&Path> {
+    let checkpoints = checkpoint.parent()?;
+    (checkpoints.file_name()? == "checkpoints").then(|| checkpoints.parent())?
+}
+
+/// A run under way.
+struct Session<T> {
+    run: RunFolder,
+    options: Options,
+    description: Description,
+    language: Language,
+    batches: Batches,
+    trainer: Trainer<T>,
+    metrics: Metrics,
+}
+
+impl<T: Elem> Session<T> {
+    fn announce(&self) {
+        let Description { model, train, .. } = &self.description;
+        let params: u64 = self.trainer.model().params().iter().map(|p| p.len() as u64).sum();
+        let tokens = train.steps.saturating_mul(train.tokens_per_step(model.seq));
+        note(format_args!(
+            "{} model: {} parameters; {} of weights, gradients and optimiser state, {} of activations; {} steps, {} tokens",
+            model.ffn,
+            count(params),
+            bytes(self.trainer.state_bytes()),
+            bytes(self.trainer.model().activation_bytes()),
+            train.steps,
+            count(tokens)
+        ));
+    }
+
+    /// Trains to the last step, or `--stop-at`, or Ctrl-C; returns false after Ctrl-C. Always ends with a
+    /// checkpoint, unless the loss diverged.
+    fn steps(&mut self) -> Result<bool> {
+        interrupt::listen(Some("finishing this step; press Ctrl-C again to stop at once"))?;
+        let steps = self.description.train.steps;
+        let last = self.options.stop_at.unwrap_or(steps).min(steps);
+        let save_every = self.options.save_every.unwrap_or(100).max(1);
+        let mut progress =
+            Progress::new(self.description.model.ffn.to_string(), steps, self.trainer.step_count());
+        let mut saved = self.trainer.step_count();
+        while self.trainer.step_count() < last && !interrupt::asked() {
+            let (batches, done) = (&self.batches, self.trainer.step_count());
+            let report = self.trainer.step(|micro, ids| batches.fill(done, micro, ids))?;
+            let line = Line::from(&report);
+            progress.step(&line);
+            self.metrics.push(line)?;
+            if report.step % save_every == 0 {
+                self.save()?;
+                saved = report.step;
+            }
+        }
+        progress.finish();
+        if saved < self.trainer.step_count() {
+            self.save()?;
+        }
+        Ok(!interrupt::asked())
+    }
+
+    fn save(&self) -> Result<()> {
+        let Description { model, train, .. } = &self.description;
+        let step = self.trainer.step_count();
+        let position = Position { step, tokens: step * train.tokens_per_step(model.seq) };
+        let tokenizer = self.language.tokenizer_path();
+        let keep = self.options.keep.unwrap_or(2);
+        let path =
+            self.run.save(self.trainer.model().params(), &self.description, tokenizer, position, keep)?;
+        tracing::info!("saved {}", path.display());
+        Ok(())
+    }
+
+    /// Evaluates, prints sample text and the result.
+    fn finish(mut self, evaluation: Option<Evaluation>, memory: &PeakMemory) -> Result<()> {
+        let train = self.description.train.clone();
+        let temperature = train.temperature_at(train.steps);
+        // Before evaluation: the peak is that of training.
+        let peak_bytes = memory.peak();
+        say(format_args!("trained {} steps, {:.0} tokens/s", train.steps, self.metrics.tokens_per_second()))?;
+        say(format_args!(
+            "train loss {:.4}, mean of the last tenth of the steps",
+            self.metrics.final_loss()
+        ))?;
+        let evaluated = match &evaluation {
+            Some(text) => {
+                let report = evaluate(self.trainer.model_mut(), &text.windows, train.batch, temperature)?;
+                super::eval::print(&report)?;
+                for mark in text.marks(&self.language, Some(self.batches.corpus()))? {
+                    say(format_args!("{mark}"))?;
+                }
+                Some(report)
+            }
+            None => None,
+        };
+        let mut ids = self.language.start(None)?;
+        let sampling = Sampling { temperature: 0.8, topk: 40, seed: train.seed };
+        generate(self.trainer.model_mut(), &mut ids, SAMPLE, temperature, sampling, |_| {})?;
+        say(format_args!("sample: {}", self.language.spell(&ids[1..])?.trim()))?;
+        let summary = self.summary(evaluated.as_ref(), peak_bytes)?;
+        write_json(self.options.json.as_deref(), &summary)
+    }
+
+    fn summary(&self, evaluated: Option<&EvalReport>, peak_bytes: Option<u64>) -> Result<Summary> {
+        let Description { model, train, .. } = &self.description;
+        let accounting = Accounting::new(model, train.precision)?;
+        Ok(Summary {
+            variant: model.ffn,
+            params_total: accounting.params_total,
+            params_expert: accounting.params_expert,
+            active_params: accounting.active_params,
+            tokens_per_s: self.metrics.tokens_per_second(),
+            train_loss: self.metrics.final_loss(),
+            ppl_word: evaluated.map(|e| e.perplexity().word),
+            ppl_subword: evaluated.map(|e| e.perplexity().subword),
+            load_cv: evaluated.map(|e| e.load.cv()),
+            peak_bytes,
+            all_to_all_bytes_per_token: accounting.all_to_all_bytes_per_token(),
+            seconds: self.metrics.seconds(),
+            steps: train.steps,
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! The command line, through the real binary.
+
+mod command;
+
+use std::fs;
+
+use command::{checkpoints, contents, metrics, small, story, text, train, trimoe};
+
+#[test]
+fn training_in_two_parts_is_training_in_one_to_the_bit() {
+    for precision in ["f32", "bf16"] {
+        for ffn in ["dense", "flat", "clustered"] {
+            let dir = tempfile::tempdir().unwrap();
+            let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+            let args = ["--ffn", ffn, "--precision", precision, "--accumulate", "2", "--burn-in", "2"];
+            train(&whole, 6, &args).ok();
+            train(&parts, 6, &[&args[..], &["--stop-at", "3"]].concat()).ok();
+            // More threads must not matter either.
+            trimoe(&["train", "--resume", "--out", text(&parts), "--threads", "1"]).ok();
+            let [whole_last, parts_last] = [&whole, &parts].map(|run| checkpoints(run).pop().unwrap());
+            assert!(whole_last.ends_with("step-00000006"));
+            for (a, b) in contents(&whole_last).into_iter().zip(contents(&parts_last)) {
+                assert!(a == b, "{} of {ffn} {precision} differs", a.0);
+            }
+            assert_eq!(metrics(&whole), metrics(&parts));
+            assert_eq!(metrics(&whole).len(), 6);
+        }
+    }
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_the_preset() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.toml");
+    fs::write(&file, "preset = \"small\"\nhidden = 128\nlayers = 3\nffn = \"flat\"\n").unwrap();
+    let account = |args: &[&str]| trimoe(&[&["inspect", "--json"], args].concat()).json()[0]["model"].clone();
+    let model = account(&["--config", text(&file), "--layers", "2"]);
+    let value = |name: &str| model[name].as_u64().unwrap();
+    assert_eq!(model["ffn"], "flat");
+    // Flag, file, preset of the file.
+    assert_eq!([value("layers"), value("hidden"), value("inner")], [2, 128, 768]);
+    // Nothing given: preset tiny.
+    assert_eq!(account(&["--ffn", "dense"])["hidden"], 64);
+    // A budget in tokens on the command line replaces one in steps from the file.
+    fs::write(&file, "steps = 100\n").unwrap();
+    let out = dir.path().join("run");
+    small("train", &["--out", text(&out), "--config", text(&file), "--tokens", "65"]).ok();
+    assert_eq!(metrics(&out).len(), 3);
+}
+
+#[test]
+fn training_ends_with_a_sample_and_one_json_object() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = train(dir.path(), 8, &["--json"]);
+    assert!(done.stdout.contains("\nsample: "), "{done:#?}");
+    assert!(done.stdout.contains("entropy floor"), "{done:#?}");
+    assert!(done.stderr.contains("step 8/8  loss "), "{done:#?}");
+    let summary = done.json();
+    assert_eq!((summary["variant"].as_str(), summary["steps"].as_u64()), (Some("clustered"), Some(8)));
+    for name in [
+        "params_total",
+        "params_expert",
+        "active_params",
+        "tokens_per_s",
+        "train_loss",
+        "ppl_word",
+        "seconds",
+    ] {
+        assert!(summary[name].as_f64().unwrap() > 0.0, "{name} of {summary}");
+    }
+    for name in ["load_cv", "peak_bytes", "all_to_all_bytes_per_token"] {
+        assert!(summary.as_object().unwrap().contains_key(name), "{name} of {summary}");
+    }
+    // A model this new knows nothing: about as many choices as there are tokens.
+    let perplexity = summary["ppl_word"].as_f64().unwrap();
+    assert!((100.0..600.0).contains(&perplexity), "{perplexity}");
+
+    let again = trimoe(&["eval", "--checkpoint", text(dir.path()), "--json"]).json();
+    assert_eq!(again["ppl_word"], summary["ppl_word"], "eval of the checkpoint");
+    assert_eq!(again["load_cv"], summary["load_cv"]);
+    let generate = |seed: &str| {
+        trimoe(&["generate", "--checkpoint", text(dir.path()), "--length", "12", "--seed", seed]).ok()
+    };
+    assert_eq!(generate("0"), generate("0"));
+    assert_eq!(generate("0").split_whitespace().count(), 12);
+}
+
+#[test]
+fn checkpoints_are_pruned_and_named_for_other_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    train(dir.path(), 7, &["--save-every", "2", "--keep", "3"]).ok();
+    let names: Vec<_> =
+        checkpoints(dir.path()).iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["step-00000004", "step-00000006", "step-00000007"]);
+    let model = fs::read(checkpoints(dir.path()).pop().unwrap().join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&model).unwrap();
+    assert_eq!(tensors.tensor("model.embed_tokens.weight").unwrap().shape(), [256, 16]);
+    assert_eq!(tensors.tensor("model.layers.0.self_attn.q_proj.weight").unwrap().shape(), [16, 16]);
+    assert_eq!(tensors.tensor("model.norm.weight").unwrap().shape(), [16]);
+}
+
+#[test]
+fn text_is_trained_on_evaluated_and_continued() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, eval, out] = ["train.txt", "eval.txt", "run"].map(|name| dir.path().join(name));
+    fs::write(&data, story(4000)).unwrap();
+    fs::write(&eval, story(300)).unwrap();
+    let paths = ["--data", text(&data), "--eval-data", text(&eval), "--vocab", "300", "--lr", "0.01"];
+    let summary = train(&out, 60, &[&paths[..], &["--json"]].concat()).json();
+    assert!(summary["ppl_word"].as_f64().unwrap() < 16.0 * 256.0, "{summary}");
+    let done =
+        trimoe(&["eval", "--checkpoint", text(&out), "--eval-data", text(&eval), "--data", text(&data)]);
+    assert!(done.stdout.contains("(unigram)"), "{done:#?}");
+    let prompt =
+        trimoe(&["generate", "--checkpoint", text(&out), "--prompt", "the river", "--length", "8"]).ok();
+    assert!(prompt.starts_with("the river"), "{prompt}");
+    // A checkpoint folder is complete by itself.
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    for (name, bytes) in contents(&checkpoints(&out).pop().unwrap()) {
+        fs::write(copy.join(name), bytes).unwrap();
+    }
+    fs::remove_dir_all(&out).unwrap();
+    let alone = trimoe(&["eval", "--checkpoint", text(&copy), "--eval-data", text(&eval), "--json"]).json();
+    assert_eq!(alone["ppl_word"], summary["ppl_word"]);
+}
+
+#[test]
+fn compare_trains_each_variant_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let [out, json] = ["out", "table.json"].map(|name| dir.path().join(name));
+    let args = ["--out", text(&out), "--json", text(&json), "--steps", "5"];
+    let first = small("compare", &args);
+    assert!(first.stdout.contains("entropy floor"), "{first:#?}");
+    let table = || serde_json::from_slice::<serde_json::Value>(&fs::read(&json).unwrap()).unwrap();
+    first.ok();
+    let runs = table();
+    let of = |name: &str| runs.as_array().unwrap().iter().map(|r| r[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("variant"), ["dense", "flat", "clustered"]);
+    // Dense gets the inner size of the experts a token uses: the same active size but for the router.
+    let active: Vec<u64> = of("active_params").iter().map(|n| n.as_u64().unwrap()).collect();
+    assert_eq!(active[1] - active[0], 4 * 16);
+    assert_eq!(of("all_to_all_bytes_per_token")[0], 0.0);
+    let second = small("compare", &args);
+    assert_eq!(second.stderr.matches("finished before").count(), 3, "{second:#?}");
+    assert_eq!(table(), runs);
+    small("compare", &[&args[..], &["--lr", "0.5"]].concat())
+        .fails(2, &["--out", "dense-seed0", "other options"]);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trimoe"))
+        .arg("inspect")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let done = command::Done::from(child.wait_with_output().unwrap());
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+}
