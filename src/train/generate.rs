@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::model::Model;
 use crate::elem::Elem;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub fn generate<T: Elem>(
     sampling: Sampling,
     mut each: impl FnMut(u32),
 ) -> Result<()> {
-    crate::ensure!("generate", !ids.is_empty(), len = ids.len());
+    ensure!("generate", !ids.is_empty(), len = ids.len());
     let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
     let seq = model.config().seq;
     for _ in 0..count {
