@@ -148,8 +148,8 @@ impl Plan {
 
     /// Sorts the choices of a router: `cluster` is `[tokens]`, `expert` is `[tokens, topk]`.
     ///
-    /// Errors, leaving the plan as it was, if an id is out of range or an expert lies outside its token's
-    /// cluster. Stable: rows of a group are in token order.
+    /// Errors, leaving the plan as it was, if an id is out of range, an expert lies outside its token's cluster,
+    /// or a token names one twice. Stable: rows of a group are in token order.
     pub fn build(&mut self, cluster: &[u32], expert: &[u32]) -> Result<()> {
         let (tokens, topk) = (self.tokens(), self.topk());
         ensure!("Plan", cluster.len() == tokens, cluster = cluster.len(), tokens = tokens);
@@ -157,13 +157,11 @@ impl Plan {
         let (clusters, per) = (self.clusters() as u32, self.experts() / self.clusters());
         for (token, (&g, chosen)) in cluster.iter().zip(expert.chunks_exact(topk)).enumerate() {
             let inside = |&e: &u32| e as usize / per == g as usize;
-            if g >= clusters || !chosen.iter().all(inside) {
+            let repeated = |i: usize| chosen[..i].contains(&chosen[i]);
+            if g >= clusters || !chosen.iter().all(inside) || (1..topk).any(repeated) {
                 let values = format!("token = {token}, cluster = {g}, expert = {chosen:?}");
-                return Err(Error::Rule {
-                    op: "Plan",
-                    rule: "every expert lies in its token's cluster",
-                    values,
-                });
+                let rule = "the experts of a token are distinct and lie in its cluster";
+                return Err(Error::Rule { op: "Plan", rule, values });
             }
         }
         self.by_cluster.sort(cluster.iter().copied());

@@ -171,21 +171,6 @@ fn experts_without_tokens_get_zeros() {
 }
 
 #[test]
-fn an_expert_chosen_twice_counts_twice() {
-    // No router does this, but a plan allows it.
-    let case = Routed {
-        name: "twice".into(),
-        tokens: 3,
-        topk: 2,
-        experts: 4,
-        clusters: 2,
-        cluster: vec![0, 1, 0],
-        expert: vec![1, 1, 2, 3, 0, 0],
-    };
-    run_case::<f32>(&case, INNER, RANK);
-}
-
-#[test]
 fn the_same_on_any_threads() {
     let case = &routed(1025)[11];
     let plan = case.plan();

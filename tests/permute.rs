@@ -42,6 +42,7 @@ fn plan_refuses_bad_ids_and_stays_valid() {
     assert_breaks(plan.build(&[1, 2], &[3, 2, 0, 1]), "cluster");
     assert_breaks(plan.build(&[1, 0], &[3, 2, 0, 2]), "cluster");
     assert_breaks(plan.build(&[1, 0], &[3, 4, 0, 1]), "cluster");
+    assert_breaks(plan.build(&[1, 0], &[3, 3, 0, 1]), "distinct");
     assert_breaks(plan.build(&[1], &[3, 2, 0, 1]), "cluster.len() == tokens");
     assert_breaks(plan.build(&[1, 0], &[3, 2]), "expert.len() == tokens * topk");
     assert_eq!(plan, before);

@@ -51,14 +51,33 @@ pub(crate) struct Product<'a, C, A, B> {
     pub b: Mat<'a, B>,
 }
 
-/// Largest tile of `c` that one task computes, so that a single product also fills several threads.
+/// Largest side of the tile of `c` that one task computes: packing its operands is then a small part.
 const TILE: usize = 512;
+/// Smallest side: below, packing dominates.
+const SMALL_TILE: usize = 128;
+/// Tiles that a list of products should have, so that threads end together.
+const TILES: usize = 8;
+
+/// Rows and columns of a tile: the largest that cut matrices of these shapes into enough tiles. A function
+/// of the shapes alone, so that results do not depend on the number of threads.
+fn tile(shapes: &[[usize; 2]]) -> [usize; 2] {
+    let [mut rows, mut cols] = [TILE; 2];
+    let tiles = |rows: usize, cols: usize| -> usize {
+        shapes.iter().map(|[m, n]| m.div_ceil(rows) * n.div_ceil(cols)).sum()
+    };
+    while tiles(rows, cols) < TILES && rows + cols > 2 * SMALL_TILE {
+        if rows >= cols { rows /= 2 } else { cols /= 2 }
+    }
+    [rows, cols]
+}
 
 /// Runs a list of products in parallel, each cut into tiles; `accumulate` adds to what `c` holds.
 pub(crate) fn run<C: Elem, A: Elem, B: Elem>(products: Vec<Product<'_, C, A, B>>, accumulate: bool) {
+    let shapes: Vec<_> = products.iter().map(|p| p.c.shape()).collect();
+    let [tile_rows, tile_cols] = tile(&shapes);
     let mut tiles = Vec::with_capacity(products.len());
     for Product { c, a, b } in products {
-        let (rows, cols) = (bounds(c.dim(0), TILE), bounds(c.dim(1), TILE));
+        let (rows, cols) = (bounds(c.dim(0), tile_rows), bounds(c.dim(1), tile_cols));
         for (band, r) in c.cut(0, &rows).into_iter().zip(rows.windows(2)) {
             for (tile, n) in band.cut(1, &cols).into_iter().zip(cols.windows(2)) {
                 tiles.push(Product { c: tile, a: a.narrow(0, r[0]..r[1]), b: b.narrow(1, n[0]..n[1]) });
@@ -143,4 +162,13 @@ fn widen<T: Elem>(mat: &Mat<'_, T>, scratch: &mut Vec<f32>) -> (*const f32, [isi
     }
     let row = mat.view.dim(1) as isize;
     (scratch.as_ptr(), if mat.transposed { [1, row] } else { [row, 1] })
+}
+
+#[test]
+fn tiles_shrink_until_there_are_enough() {
+    assert_eq!(tile(&[[2048, 1792]]), [512, 512]);
+    assert_eq!(tile(&[[512, 256]]), [128, 128]);
+    assert_eq!(tile(&[[512, 256]; 4]), [256, 512]);
+    assert_eq!(tile(&[[1, 1]]), [128, 128]);
+    assert_eq!(tile(&[]), [128, 128]);
 }

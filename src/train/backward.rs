@@ -44,6 +44,9 @@ impl<T: Elem> Model<T> {
     /// `visit` is called with each layer's routing sums (never when dense). Errors if the model was made
     /// without training state.
     pub fn gradients(&mut self, pass: Pass<'_>, mut visit: impl FnMut(usize, &RouteStats)) -> Result<Losses> {
+        if self.params.iter().any(|p| p.state.is_none()) {
+            return Err(no_state());
+        }
         let (inputs, targets) = split_ids(pass.ids, pass.sequences)?;
         let (rows, seq) = (inputs.len(), inputs.len() / pass.sequences);
         let mut router_loss = 0.0;
@@ -158,10 +161,8 @@ impl<T: Elem> Model<T> {
             seq,
             dqkv: dqkv.reborrow(),
         })?;
-        for part in [0, hidden] {
-            let x = dqkv.reborrow().narrow(1, part..part + hidden);
-            device.run(Rope { x, heads, seq, theta: config.rope_theta, inverse: true })?;
-        }
+        let x = dqkv.reborrow().narrow(1, 0..2 * hidden);
+        device.run(Rope { x, heads: 2 * heads, seq, theta: config.rope_theta, inverse: true })?;
         let (w, dw) = weight_and_grad(&mut attention[QKV])?;
         let x = normed1.front([rows, hidden]);
         device.run(GroupedGemmWgrad { dy: dqkv.as_view(), x, segments, dw, accumulate })?;

@@ -155,10 +155,9 @@ impl<T: Elem> Model<T> {
         let w = params[QKV].weight.view();
         device.run(GroupedGemm { x: normed.as_view(), w, segments, y: qkv.reborrow(), accumulate: false })?;
         let theta = config.rope_theta;
-        for part in [0, hidden] {
-            let x = qkv.reborrow().narrow(1, part..part + hidden);
-            device.run(Rope { x, heads, seq, theta, inverse: false })?;
-        }
+        // q and k side by side, as twice the heads.
+        let qk = qkv.reborrow().narrow(1, 0..2 * hidden);
+        device.run(Rope { x: qk, heads: 2 * heads, seq, theta, inverse: false })?;
         let mut out = attended.front_mut([rows, hidden]);
         let lse = lse.front_mut([heads, rows]);
         device.run(Attention { qkv: qkv.as_view(), heads, seq, out: out.reborrow(), lse })?;
