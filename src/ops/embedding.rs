@@ -14,18 +14,21 @@ const ROWS: usize = 128;
 /// Columns per task of the backward.
 const COLS: usize = 64;
 
-/// `y[p] = table[ids[p]]`.
+/// `y[p] = scale table[ids[p]]`.
 #[derive(Debug)]
 pub struct Embedding<'a, T> {
     /// `[rows]`, each below `vocab`.
     pub ids: &'a [u32],
     /// `[vocab, hidden]`.
     pub table: View<'a, T, 2>,
+    /// Factor of the rows: a table that is the output projection too holds smaller values than a stream of
+    /// activations wants.
+    pub scale: f32,
     /// `[rows, hidden]`.
     pub y: ViewMut<'a, T, 2>,
 }
 
-/// Gradient of [`Embedding`]: `dtable[ids[p]] += dy[p]`, in row order.
+/// Gradient of [`Embedding`]: `dtable[ids[p]] += scale dy[p]`, in row order.
 ///
 /// Always adds, because the table is usually tied to the output projection, whose gradient is in `dtable`
 /// already.
@@ -35,6 +38,8 @@ pub struct EmbeddingBackward<'a, T> {
     pub ids: &'a [u32],
     /// `[rows, hidden]`.
     pub dy: View<'a, T, 2>,
+    /// As in the forward.
+    pub scale: f32,
     /// `[vocab, hidden]`, f32.
     pub dtable: ViewMut<'a, f32, 2>,
 }
@@ -69,9 +74,12 @@ impl<T: Elem> Op for Embedding<'_, T> {
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.ids.len(), ROWS);
         self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut y, rows)| {
-            for (i, &id) in self.ids[rows[0]..rows[1]].iter().enumerate() {
-                y.row_mut(i).copy_from_slice(self.table.row(id as usize));
-            }
+            vectorize!(|| {
+                for (i, &id) in self.ids[rows[0]..rows[1]].iter().enumerate() {
+                    let row = y.row_mut(i).iter_mut().zip(self.table.row(id as usize));
+                    row.for_each(|(y, e)| *y = T::from_f32(self.scale * e.to_f32()));
+                }
+            });
         });
         Ok(())
     }
@@ -113,7 +121,11 @@ impl<T: Elem> Op for EmbeddingBackward<'_, T> {
             vectorize!(|| {
                 for (p, &id) in self.ids.iter().enumerate() {
                     let dy = &self.dy.row(p)[cols[0]..cols[1]];
-                    strip.row_mut(id as usize).iter_mut().zip(dy).for_each(|(d, g)| *d += g.to_f32());
+                    strip
+                        .row_mut(id as usize)
+                        .iter_mut()
+                        .zip(dy)
+                        .for_each(|(d, g)| *d += self.scale * g.to_f32());
                 }
             });
         });

@@ -2,7 +2,7 @@
 
 use super::activations::Block;
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, split_ids};
+use super::model::{HEAD_ROWS, Model, embedding_scale, split_ids};
 use super::param::Param;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -60,7 +60,12 @@ impl<T: Elem> Model<T> {
         }
         let dy = self.acts.dstream.front([rows, self.config.hidden]);
         let dtable = grad(&mut self.params[EMBEDDING])?.into_matrix();
-        self.device.run(EmbeddingBackward { ids: &inputs, dy, dtable })?;
+        self.device.run(EmbeddingBackward {
+            ids: &inputs,
+            dy,
+            scale: embedding_scale(self.config.hidden),
+            dtable,
+        })?;
         Ok(Losses { cross_entropy, router: router_loss as f32 })
     }
 

@@ -122,7 +122,7 @@ impl<T: Elem> Model<T> {
         self.check_batch(rows, sequences)?;
         let table = self.params[EMBEDDING].weight.view().matrix(0);
         let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
-        self.device.run(Embedding { ids: inputs, table, y })?;
+        self.device.run(Embedding { ids: inputs, table, scale: embedding_scale(hidden), y })?;
         for l in 0..self.config.layers {
             self.block(l, rows, rows / sequences, temperature)?;
             if let Some(stats) = self.acts.block(l).ffn.stats() {
@@ -190,6 +190,12 @@ impl<T: Elem> Model<T> {
         }
         Ok(())
     }
+}
+
+/// Factor from the embedding, which is the output projection too, to the stream: `sqrt(hidden)`, as in Vaswani
+/// et al., "Attention Is All You Need", 3.4. Without it the blocks' outputs drown the token itself.
+pub(super) fn embedding_scale(hidden: usize) -> f32 {
+    (hidden as f32).sqrt()
 }
 
 /// The `[hidden]` gain of a norm.
