@@ -1,9 +1,11 @@
 //! Where operations run.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::ops::Op;
+use crate::profile::{OpCost, Profile};
 use crate::tensor::Tensor;
 
 /// A place that runs operations. Cloning is cheap and gives the same device.
@@ -13,19 +15,31 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct Device {
     pool: Option<Arc<rayon::ThreadPool>>,
+    profile: Option<Profile>,
 }
 
 impl Device {
     /// The CPU, on rayon's global thread pool.
     pub fn cpu() -> Self {
-        Device { pool: None }
+        Device { pool: None, profile: None }
     }
 
     /// The CPU with a thread pool of its own of `threads` threads; 0 means one per core.
     pub fn cpu_with_threads(threads: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| Error::Host { what: "the thread pool", why: e.to_string() })?;
-        Ok(Device { pool: Some(Arc::new(pool)) })
+        Ok(Device { pool: Some(Arc::new(pool)), profile: None })
+    }
+
+    /// The same device, timing every operation; see [`Device::take_profile`].
+    pub fn profiled(self) -> Self {
+        Device { profile: Some(Profile::default()), ..self }
+    }
+
+    /// The cost of the operations since the last call, the most expensive first; empty unless
+    /// [`profiled`](Device::profiled).
+    pub fn take_profile(&self) -> Vec<OpCost> {
+        self.profile.as_ref().map(Profile::take).unwrap_or_default()
     }
 
     /// Number of threads operations run on.
@@ -39,7 +53,11 @@ impl Device {
         if op.is_empty() {
             return Ok(());
         }
-        self.install(|| op.cpu())
+        let Some(profile) = &self.profile else { return self.install(|| op.cpu()) };
+        let (flops, bytes, start) = (op.flops(), op.bytes(), Instant::now());
+        let result = self.install(|| op.cpu());
+        profile.add::<O>(flops, bytes, start.elapsed());
+        result
     }
 
     /// A tensor of zeros.

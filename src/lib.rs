@@ -1,4 +1,4 @@
-//! Clustered, compressed Mixture-of-Experts.
+#![doc = include_str!("../README.md")]
 
 pub mod cli;
 mod cpu;
@@ -8,6 +8,7 @@ mod error;
 pub mod moe;
 pub mod ops;
 mod plan;
+mod profile;
 mod tensor;
 pub mod train;
 
@@ -17,4 +18,5 @@ pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;
 pub use plan::{Order, Plan, Segments};
+pub use profile::OpCost;
 pub use tensor::{Tensor, View, ViewMut};

@@ -27,7 +27,9 @@ fn run_case<T: Elem>(rows: usize, vocab: usize, hidden: usize, pick: impl Fn(usi
         let mut want = vec![Bound::default(); vocab * hidden];
         want.iter_mut().zip(dtable.values()).for_each(|(b, v)| b.add(v));
         (0..rows * hidden).for_each(|i| want[at(i)].add(f64::from(SCALE) * dys[i]));
-        device.run(EmbeddingBackward { ids: &ids, dy: dy.view(), scale: SCALE, dtable: dtable.view_mut() }).unwrap();
+        device
+            .run(EmbeddingBackward { ids: &ids, dy: dy.view(), scale: SCALE, dtable: dtable.view_mut() })
+            .unwrap();
         assert_within::<f32>(&name, &dtable.written(), &want);
     }
 }
@@ -49,7 +51,9 @@ fn the_same_on_any_threads() {
     let dy = Guarded::<f32, 2>::normal(&mut Rng::new(2), [900, 150], 1.0);
     same_bits_on_any_threads(|device| {
         let mut dtable = device.zeros::<f32, 2>([13, 150]);
-        device.run(EmbeddingBackward { ids: &ids, dy: dy.view(), scale: SCALE, dtable: dtable.view_mut() }).unwrap();
+        device
+            .run(EmbeddingBackward { ids: &ids, dy: dy.view(), scale: SCALE, dtable: dtable.view_mut() })
+            .unwrap();
         common::guarded::bits(&dtable)
     });
 }
@@ -58,14 +62,20 @@ fn the_same_on_any_threads() {
 fn every_rule_is_checked() {
     let device = &devices()[0];
     let two = |s: [usize; 2]| Guarded::<f32, 2>::of(&vec![0.0; s[0] * s[1]], s);
-    let forward =
-        |ids: &[u32], y| device.run(Embedding { ids, table: two([3, 2]).view(), scale: SCALE, y: two(y).view_mut() });
+    let forward = |ids: &[u32], y| {
+        device.run(Embedding { ids, table: two([3, 2]).view(), scale: SCALE, y: two(y).view_mut() })
+    };
     assert!(forward(&[0, 2], [2, 2]).is_ok());
     assert_breaks(forward(&[0, 2], [2, 3]), "y == [ids.len(), table[1]]");
     assert_breaks(forward(&[0, 2], [1, 2]), "y == [ids.len(), table[1]]");
     assert_breaks(forward(&[0, 3], [2, 2]), "(id as usize) < table[0]");
     let backward = |ids: &[u32], dy| {
-        device.run(EmbeddingBackward { ids, dy: two(dy).view(), scale: SCALE, dtable: two([3, 2]).view_mut() })
+        device.run(EmbeddingBackward {
+            ids,
+            dy: two(dy).view(),
+            scale: SCALE,
+            dtable: two([3, 2]).view_mut(),
+        })
     };
     assert!(backward(&[0, 2], [2, 2]).is_ok());
     assert_breaks(backward(&[0, 2], [2, 1]), "dy == [ids.len(), dtable[1]]");

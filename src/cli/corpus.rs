@@ -88,7 +88,7 @@ impl Language {
         if let Some(path) = &options.tokenizer {
             return Self::load(path, "--tokenizer", model);
         }
-        let source = TextSource::open(data)?;
+        let source = open_text(options, data)?;
         let mut hash = Sha256::new();
         hash.update(source.content_hash()?);
         hash.update((model.vocab as u64).to_le_bytes());
@@ -140,7 +140,7 @@ impl Language {
                     Error::config("--data", "(none)", "is needed: the checkpoint was trained on text")
                 })?;
                 let needed = train.tokens_per_step(model.seq).saturating_mul(train.steps).saturating_add(1);
-                let source = TextSource::open(data)?;
+                let source = open_text(options, data)?;
                 Ok(Corpus::File(TokenFile::open_or_build(cache, &source, tokenizer, Some(needed))?))
             }
         }
@@ -164,7 +164,7 @@ impl Language {
     pub fn evaluation(&self, options: &Options, seq: usize, cache: &Path) -> Result<Option<Evaluation>> {
         match (self, &options.eval_data) {
             (Language::Text(tokenizer, _), Some(path)) => {
-                let file = TokenFile::open_or_build(cache, &TextSource::open(path)?, tokenizer, None)?;
+                let file = TokenFile::open_or_build(cache, &open_text(options, path)?, tokenizer, None)?;
                 let windows = EvalWindows::of_file(file.clone(), seq).map_err(|e| blame(e, Some(path)))?;
                 Ok(Some(Evaluation { windows, file: Some(file) }))
             }
@@ -179,6 +179,12 @@ impl Language {
             }
         }
     }
+}
+
+/// A text as the options want it read.
+fn open_text(options: &Options, path: &Path) -> Result<TextSource> {
+    let source = TextSource::open(path)?;
+    Ok(if options.verbatim == Some(true) { source.verbatim() } else { source })
 }
 
 /// The error with the user's own path in place of that of a cached file made from it.

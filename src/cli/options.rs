@@ -67,6 +67,9 @@ pub(crate) struct Options {
     /// Text to evaluate on.
     #[arg(long, value_name = "PATH")]
     pub eval_data: Option<PathBuf>,
+    /// Keep the spacing of WikiText files (` @-@ `, ` ,`) instead of undoing it.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub verbatim: Option<bool>,
     /// tokenizer.json to use instead of training one.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,

@@ -32,6 +32,10 @@ pub(crate) struct Summary {
     pub load_cv: Option<f64>,
     /// Peak resident bytes, pages of mapped files left out; `None` where the system does not say.
     pub peak_bytes: Option<u64>,
+    /// Bytes of weights, gradients and optimiser state.
+    pub state_bytes: u64,
+    /// Bytes of activations kept from forward to backward.
+    pub activation_bytes: u64,
     /// Expected bytes between ranks per token, all layers, dispatch and return; see `train::exchange`.
     pub all_to_all_bytes_per_token: f64,
     /// Seconds of all training steps.

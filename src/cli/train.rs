@@ -252,6 +252,8 @@ impl<T: Elem> Session<T> {
             ppl_subword: evaluated.map(|e| e.perplexity().subword),
             load_cv: evaluated.map(|e| e.load.cv()),
             peak_bytes,
+            state_bytes: self.trainer.state_bytes(),
+            activation_bytes: self.trainer.model().activation_bytes(),
             all_to_all_bytes_per_token: accounting.all_to_all_bytes_per_token(),
             seconds: self.metrics.seconds(),
             steps: train.steps,

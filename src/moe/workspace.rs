@@ -1,7 +1,7 @@
 //! Memory that lives for one layer's pass only, shared by all layers.
 
 use super::Shape;
-use super::layer::FfnKind;
+use super::layer::{FfnKind, Layer};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::ops::ExpandBackward;
@@ -41,8 +41,10 @@ fn rows(kind: FfnKind, shape: &Shape, tokens: usize) -> usize {
 }
 
 impl<T: Elem> Workspace<T> {
-    /// Buffers for batches of up to `tokens` tokens; `train` adds those of the backward.
-    pub fn new(device: &Device, kind: FfnKind, shape: &Shape, tokens: usize, train: bool) -> Self {
+    /// Buffers for batches of up to `tokens` tokens; `train` adds those of the backward. `lent` is the least
+    /// size of what [`Workspace::lend`] gives.
+    pub fn new(device: &Device, layer: &Layer, tokens: usize, train: bool, lent: usize) -> Self {
+        let (kind, shape) = (layer.kind, &layer.shape);
         let rows = rows(kind, shape, tokens);
         let routed = kind != FfnKind::Dense;
         let Shape { hidden, inner, experts, clusters, topk, rank } = *shape;
@@ -53,12 +55,17 @@ impl<T: Elem> Workspace<T> {
         Workspace {
             rows_a: device.zeros([when(routed, rows * hidden)]),
             rows_b: device.zeros([when(routed, rows * hidden)]),
-            wide: device.zeros([wide]),
+            wide: device.zeros([wide.max(lent)]),
             dlogits: device.zeros([when(routed && train, tokens * shape.logits())]),
             dweight: device.zeros([when(routed && train, tokens * topk)]),
             partial: device.zeros([when(train, partial)]),
             tokens,
         }
+    }
+
+    /// The largest buffer, whose contents no pass of a layer relies on: for work between layers.
+    pub fn lend(&mut self) -> &mut Tensor<T, 1> {
+        &mut self.wide
     }
 
     /// Tokens there is space for.

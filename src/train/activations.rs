@@ -32,12 +32,12 @@ pub(super) struct Activations<T> {
     pub blocks: Vec<Block<T>>,
     pub normed: Tensor<T, 2>,    // [rows, hidden], after the final norm
     pub inv_rms: Tensor<f32, 1>, // [rows]
-    pub logits: Tensor<T, 2>,    // [HEAD_ROWS, vocab]
+    /// The feed-forward layers' buffers; lends `[HEAD_ROWS, vocab]` for logits, `[rows, 3 hidden]` for the
+    /// gradient of qkv.
     pub ws: Workspace<T>,
-    /// Gradients that live for a block: of the stream, of a norm's output, of qkv. Empty unless training.
+    /// Gradients that live for a block: of the stream, of a norm's output. Empty unless training.
     pub dstream: Tensor<T, 2>, // [rows, hidden]
     pub dnormed: Tensor<T, 2>, // [rows, hidden]
-    pub dqkv: Tensor<T, 2>,    // [rows, 3 hidden]
 }
 
 impl<T: Elem> Activations<T> {
@@ -59,17 +59,16 @@ impl<T: Elem> Activations<T> {
         };
         let (blocks, streams) = if train { (config.layers, config.layers + 1) } else { (1, 2) };
         let backward = if train { rows } else { 0 };
+        let lent = (HEAD_ROWS.min(rows) * config.vocab).max(backward * 3 * hidden);
         Ok(Activations {
             batch,
             streams: (0..streams).map(|_| device.zeros([rows, hidden])).collect(),
             blocks: (0..blocks).map(block).collect::<Result<_>>()?,
             normed: device.zeros([rows, hidden]),
             inv_rms: device.zeros([rows]),
-            logits: device.zeros([HEAD_ROWS.min(rows), config.vocab]),
-            ws: Workspace::new(device, layer.kind, &layer.shape, rows, train),
+            ws: Workspace::new(device, &layer, rows, train, lent),
             dstream: device.zeros([backward, hidden]),
             dnormed: device.zeros([backward, hidden]),
-            dqkv: device.zeros([backward, 3 * hidden]),
         })
     }
 
@@ -105,7 +104,6 @@ impl<T: Elem> Activations<T> {
 
     /// Bytes of everything else.
     pub fn workspace_bytes(&self) -> u64 {
-        let gradients = [&self.dstream, &self.dnormed, &self.dqkv].map(|t| t.bytes());
-        self.ws.bytes() + self.logits.bytes() + gradients.iter().sum::<u64>()
+        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes()
     }
 }

@@ -80,7 +80,7 @@ impl<T: Elem> Model<T> {
         for start in (0..rows).step_by(HEAD_ROWS) {
             let end = rows.min(start + HEAD_ROWS);
             let (segments, x) = (Segments::Whole(end - start), x.narrow(0, start..end));
-            let mut logits = self.acts.logits.front_mut([end - start, self.config.vocab]);
+            let mut logits = self.acts.ws.lend().front_mut([end - start, self.config.vocab]);
             device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
             device.run(CrossEntropy {
@@ -156,7 +156,7 @@ impl<T: Elem> Model<T> {
             dx: dnormed.reborrow(),
             accumulate: false,
         })?;
-        let mut dqkv = acts.dqkv.front_mut([rows, 3 * hidden]);
+        let mut dqkv = acts.ws.lend().front_mut([rows, 3 * hidden]);
         device.run(AttentionBackward {
             dout: dnormed.as_view(),
             out,

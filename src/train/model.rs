@@ -18,7 +18,7 @@ use crate::plan::Segments;
 use crate::tensor::{View, ViewMut};
 
 /// Most rows of logits that exist at once, `[HEAD_ROWS, vocab]`.
-pub(super) const HEAD_ROWS: usize = 512;
+pub(super) const HEAD_ROWS: usize = 384;
 
 /// A decoder-only language model: weights, and the buffers of the batches it was made for.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl<T: Elem> Model<T> {
         for start in (0..rows).step_by(HEAD_ROWS) {
             let end = rows.min(start + HEAD_ROWS);
             let segments = Segments::Whole(end - start);
-            let mut logits = self.acts.logits.front_mut([end - start, self.config.vocab]);
+            let mut logits = self.acts.ws.lend().front_mut([end - start, self.config.vocab]);
             let x = hidden.narrow(0, start..end);
             self.device.run(GroupedGemm { x, w: head, segments, y: logits.reborrow(), accumulate: false })?;
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
@@ -102,7 +102,7 @@ impl<T: Elem> Model<T> {
     pub fn next_logits(&mut self, ids: &[u32], temperature: f32) -> Result<Vec<f32>> {
         self.forward(ids, 1, temperature, &mut |_, _| {})?;
         let last = ids.len() - 1;
-        let mut logits = self.acts.logits.front_mut([1, self.config.vocab]);
+        let mut logits = self.acts.ws.lend().front_mut([1, self.config.vocab]);
         let x = self.acts.normed.front([ids.len(), self.config.hidden]).narrow(0, last..last + 1);
         let w = self.params[EMBEDDING].weight.view();
         let segments = Segments::Whole(1);
