@@ -132,7 +132,12 @@ pub struct Plan {
 impl Plan {
     /// A plan for `tokens` tokens with `topk` slots each; until built it sends every choice to expert 0.
     pub fn new(tokens: usize, topk: usize, experts: usize, clusters: usize) -> Result<Self> {
-        ensure!("Plan", clusters >= 1 && experts % clusters == 0, experts = experts, clusters = clusters);
+        ensure!(
+            "Plan",
+            clusters >= 1 && experts.is_multiple_of(clusters),
+            experts = experts,
+            clusters = clusters
+        );
         ensure!(
             "Plan",
             topk >= 1 && topk <= experts / clusters,

@@ -191,8 +191,8 @@ impl<'a, T, const N: usize> View<'a, T, N> {
     pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
         self.shape[axis] = range.len();
-        // SAFETY: the start of a non-empty range is inside the view; an empty one is never read.
         if !self.shape.contains(&0) {
+            // SAFETY: the start of a non-empty range is inside the view.
             self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
         }
         self

@@ -28,7 +28,8 @@ impl Inputs {
         let layer = Layer { kind, shape };
         let mut rng = Rng::new(4);
         // Through f32, so that both sides see the same numbers.
-        let mut draw = |n: usize| rng.normals(n).iter().map(|&v| f64::from(v as f32 * 0.5)).collect::<Vec<f64>>();
+        let mut draw =
+            |n: usize| rng.normals(n).iter().map(|&v| f64::from(v as f32 * 0.5)).collect::<Vec<f64>>();
         let weights = layer.weight_shapes().iter().map(|s| draw(s.iter().product())).collect();
         Inputs { layer, tokens, weights, x: draw(tokens * shape.hidden) }
     }
@@ -65,8 +66,7 @@ fn swiglu_ffn(w13: &[f64], w2: &[f64], x: &[f64]) -> Vec<f64> {
 fn dense_is_one_swiglu() {
     let inputs = Inputs::new(FfnKind::Dense, 7);
     let [w13, w2] = &inputs.weights[..] else { panic!("two weights") };
-    let want: Vec<f64> =
-        inputs.x.chunks(6).flat_map(|x| swiglu_ffn(w13, w2, x)).map(|v| v + 0.25).collect();
+    let want: Vec<f64> = inputs.x.chunks(6).flat_map(|x| swiglu_ffn(w13, w2, x)).map(|v| v + 0.25).collect();
     close("dense", &inputs.forward(&Device::cpu(), 0.25), &want, 1e-5, 1.0);
 }
 
@@ -76,7 +76,8 @@ fn flat_is_a_weighted_sum_of_the_likeliest_experts() {
     let [router, w13, w2] = &inputs.weights[..] else { panic!("three weights") };
     let mut want = Vec::new();
     for x in inputs.x.chunks(6) {
-        let p: Vec<f64> = product(router, x).iter().map(|l| (l / f64::from(ROUTER.temperature)).exp()).collect();
+        let p: Vec<f64> =
+            product(router, x).iter().map(|l| (l / f64::from(ROUTER.temperature)).exp()).collect();
         let mut ids: Vec<usize> = (0..5).collect();
         ids.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
         let kept = p[ids[0]] + p[ids[1]];
@@ -105,7 +106,10 @@ fn every_rule_is_checked() {
     forward(0, &weights, 4, 4).unwrap();
     forward(3, &weights, 4, 5).unwrap();
     assert_breaks(forward(4, &weights[..4], 4, 4), "shapes == self.weight_shapes()");
-    assert_breaks(forward(4, &[weights[0], weights[2], weights[1], weights[3], weights[4]], 4, 4), "shapes == ");
+    assert_breaks(
+        forward(4, &[weights[0], weights[2], weights[1], weights[3], weights[4]], 4, 4),
+        "shapes == ",
+    );
     assert_breaks(forward(5, &weights, 4, 5), "tokens <= saved");
     assert_breaks(forward(5, &weights, 5, 4), "tokens <= workspace");
 
@@ -118,7 +122,8 @@ fn every_rule_is_checked() {
     assert_breaks(layer.forward(pass, &weights, &mut other, &mut ws), "of the layer's kind");
     let mut saved = layer.saved(&device, 4).unwrap();
     let (dx, dy) = (&mut y, x.view());
-    let pass = Backward { device: &device, router: ROUTER, x: x.view(), dy, dx: dx.view_mut(), accumulate: false };
+    let pass =
+        Backward { device: &device, router: ROUTER, x: x.view(), dy, dx: dx.view_mut(), accumulate: false };
     assert_breaks(layer.backward(pass, &weights, vec![], &mut saved, &mut ws), "of the layer's kind");
 }
 

@@ -207,7 +207,11 @@ fn a_diverging_step_changes_nothing() {
     let after: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.host().to_vec()).collect();
     assert!(before == after);
     trainer.model_mut().params_mut()[1].weight = poison;
-    trainer.step(|_, out| Ok(out.copy_from_slice(&batch))).unwrap();
+    let repaired = trainer.step(|_, out| {
+        out.copy_from_slice(&batch);
+        Ok(())
+    });
+    assert_eq!(repaired.unwrap().step, 3);
 }
 
 #[test]

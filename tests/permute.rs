@@ -46,7 +46,7 @@ fn plan_refuses_bad_ids_and_stays_valid() {
     assert_breaks(plan.build(&[1], &[3, 2, 0, 1]), "cluster.len() == tokens");
     assert_breaks(plan.build(&[1, 0], &[3, 2]), "expert.len() == tokens * topk");
     assert_eq!(plan, before);
-    assert_breaks(Plan::new(2, 2, 5, 2).map(drop), "experts % clusters == 0");
+    assert_breaks(Plan::new(2, 2, 5, 2).map(drop), "experts.is_multiple_of(clusters)");
     assert_breaks(Plan::new(2, 2, 4, 0).map(drop), "clusters >= 1");
     assert_breaks(Plan::new(2, 3, 4, 2).map(drop), "topk <= experts / clusters");
     assert_breaks(Plan::new(2, 0, 4, 2).map(drop), "topk >= 1");

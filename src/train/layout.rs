@@ -183,6 +183,9 @@ fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
             let mut w13: Vec<_> =
                 (0..clusters).flat_map(|g| gate_up(&cluster(g), g, Start::Shared)).collect();
             let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, Start::Shared)).collect();
+            // The router weighs a token's cluster with p_g, near 1 / clusters at the start: without this factor
+            // the layer would start that much weaker, and raising p_g would pay before choosing well does.
+            w2.iter_mut().for_each(|(_, start)| *start = Start::Shared(out * clusters as f64));
             let (mut b, mut a2) = (Vec::new(), Vec::new());
             // A is small and B zero: the residual starts at zero, and B gets a gradient at once.
             for e in 0..experts {

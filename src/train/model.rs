@@ -1,6 +1,6 @@
 //! The reference model: a decoder-only language model with explicit forward and backward.
 //!
-//! Pre-norm blocks of rotary causal attention and a feed-forward [`Layer`](crate::moe::Layer), RMSNorm, output
+//! Pre-norm blocks of rotary causal attention and a feed-forward [`Layer`], RMSNorm, output
 //! projection tied to the embedding. Nothing here computes: every step is an operation on `device`.
 
 use super::activations::{Activations, Block};
@@ -178,7 +178,7 @@ impl<T: Elem> Model<T> {
 
     fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {
         let most = self.config.seq;
-        let fits = sequences > 0 && rows > 0 && rows % sequences == 0 && rows / sequences <= most;
+        let fits = sequences > 0 && rows > 0 && rows.is_multiple_of(sequences) && rows / sequences <= most;
         if !fits || sequences > self.acts.batch {
             let values =
                 format!("rows = {rows}, sequences = {sequences}, seq = {most}, batch = {}", self.acts.batch);
@@ -206,7 +206,7 @@ pub(super) fn gain<T: Elem>(param: &Param<T>) -> View<'_, T, 1> {
 /// Inputs and targets of `sequences` rows of equal length: each row without its last, without its first id.
 pub(super) fn split_ids(ids: &[u32], sequences: usize) -> Result<(Vec<u32>, Vec<u32>)> {
     let width = ids.len().checked_div(sequences).unwrap_or(0);
-    if width < 2 || ids.len() % sequences != 0 {
+    if width < 2 || !ids.len().is_multiple_of(sequences) {
         let values = format!("ids = {}, sequences = {sequences}", ids.len());
         return Err(Error::Rule { op: "Model", rule: "rows of equal length, two ids or more", values });
     }
