@@ -115,6 +115,7 @@ impl Layer {
         saved: &mut Saved<T>,
         ws: &mut Workspace<T>,
     ) -> Result<()> {
+        self.check(pass.x.dim(0), weights, saved, ws)?;
         let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
         match (saved, weights) {
             (Saved::Dense(saved), &[w13, w2]) => {
