@@ -111,7 +111,7 @@ impl Error {
 
 /// Checks one rule of operation `$op`; the condition is the message, followed by the named values.
 ///
-/// ```ignore
+/// ```text
 /// ensure!(Self::NAME, self.w.dim(2) == self.x.dim(1), w = self.w.shape(), x = self.x.shape());
 /// ```
 macro_rules! ensure {
