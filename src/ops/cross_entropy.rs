@@ -40,16 +40,20 @@ pub struct NegLogLikelihood<'a, T> {
     pub loss: ViewMut<'a, f32, 1>,
 }
 
+/// The rules both operations share.
+fn check_rows(op: &'static str, logits: [usize; 2], targets: &[u32], loss: [usize; 1]) -> Result<()> {
+    ensure!(op, targets.len() == logits[0], targets = targets.len(), logits = logits);
+    ensure!(op, loss == [logits[0]], loss = loss, logits = logits);
+    let max = targets.iter().max();
+    ensure!(op, targets.iter().all(|&t| (t as usize) < logits[1]), max = max, logits = logits);
+    Ok(())
+}
+
 impl<T: Elem> Op for CrossEntropy<'_, T> {
     const NAME: &'static str = "cross_entropy";
 
     fn check(&self) -> Result<()> {
-        let (logits, targets, loss) = (self.logits.shape(), self.targets, self.loss.shape());
-        ensure!(Self::NAME, targets.len() == logits[0], targets = targets.len(), logits = logits);
-        ensure!(Self::NAME, loss == [logits[0]], loss = loss, logits = logits);
-        let max = targets.iter().max();
-        ensure!(Self::NAME, targets.iter().all(|&t| (t as usize) < logits[1]), max = max, logits = logits);
-        Ok(())
+        check_rows(Self::NAME, self.logits.shape(), self.targets, self.loss.shape())
     }
 
     fn is_empty(&self) -> bool {
@@ -89,12 +93,7 @@ impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     const NAME: &'static str = "neg_log_likelihood";
 
     fn check(&self) -> Result<()> {
-        let (logits, targets, loss) = (self.logits.shape(), self.targets, self.loss.shape());
-        ensure!(Self::NAME, targets.len() == logits[0], targets = targets.len(), logits = logits);
-        ensure!(Self::NAME, loss == [logits[0]], loss = loss, logits = logits);
-        let max = targets.iter().max();
-        ensure!(Self::NAME, targets.iter().all(|&t| (t as usize) < logits[1]), max = max, logits = logits);
-        Ok(())
+        check_rows(Self::NAME, self.logits.shape(), self.targets, self.loss.shape())
     }
 
     fn is_empty(&self) -> bool {
