@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::Op;
-use super::expand_tile::{Residuals, blocks};
+use super::expand_tile::{Residuals, blocks, bounds};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::plan::Plan;
@@ -129,7 +129,7 @@ impl<T: Elem> Op for Expand<'_, T> {
     fn cpu(self) -> Result<()> {
         let residuals = Residuals { b: self.b, a2: self.a2, plan: self.plan, weight: self.weight };
         let blocks = blocks(self.plan, ROWS);
-        let bounds: Vec<usize> = std::iter::once(0).chain(blocks.iter().map(|b| b.rows.end)).collect();
+        let bounds = bounds(&blocks);
         self.hq.cut(0, &bounds).into_par_iter().zip(blocks).with_max_len(1).for_each(|(hq, block)| {
             residuals.forward(&block, self.bp.narrow(0, block.rows.clone()), hq);
         });
@@ -174,7 +174,7 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         let [experts, rank, inner] = self.a2.shape();
         let (per, order) = (experts / self.plan.clusters(), self.plan.by_expert());
         let chunks = blocks(self.plan, CHUNK);
-        let bounds: Vec<usize> = std::iter::once(0).chain(chunks.iter().map(|b| b.rows.end)).collect();
+        let bounds = bounds(&chunks);
         let part = per * 3 * inner * rank;
         let (partials, _) = self.workspace.as_slice_mut().split_at_mut(chunks.len() * part);
         let mut dots: Vec<Vec<f32>> = Vec::new();

@@ -30,6 +30,11 @@ pub(super) fn blocks(plan: &Plan, most: usize) -> Vec<Block> {
     (0..plan.clusters()).flat_map(of_cluster).collect()
 }
 
+/// Where consecutive blocks start, and where the last ends: what to cut their rows at.
+pub(super) fn bounds(blocks: &[Block]) -> Vec<usize> {
+    std::iter::once(0).chain(blocks.iter().map(|b| b.rows.end)).collect()
+}
+
 impl Block {
     /// For each expert of the cluster, its slots (rows in expert order) whose token lies in this block.
     pub(super) fn slots<'p>(&'p self, plan: &'p Plan) -> impl Iterator<Item = Range<usize>> + 'p {
