@@ -1,0 +1,6 @@
+//! A software CUDA driver: runs real PTX on the CPU, with a sanitizer.
+
+pub mod error;
+pub mod ptx;
+
+pub use error::{Code, Error, Result};
