@@ -1,0 +1,60 @@
+//! What a launch did, counted exactly. Counts, not times.
+
+use std::collections::BTreeMap;
+
+/// Counts of one launch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions by opcode: (warps that executed it, threads that executed it).
+    pub opcodes: BTreeMap<String, (u64, u64)>,
+    /// Instructions executed by warps.
+    pub warp_instructions: u64,
+    /// Instructions executed by threads.
+    pub thread_instructions: u64,
+    /// Floating-point operations on tensor cores: 2 a multiply-add.
+    pub tensor_flops: u64,
+    /// Floating-point operations elsewhere: 2 a fused multiply-add, 1 any other.
+    pub scalar_flops: u64,
+    /// Warp-wide requests to global memory.
+    pub global_requests: u64,
+    /// Sectors of 32 bytes that those requests touch.
+    pub global_sectors: u64,
+    /// Bytes read from global memory.
+    pub global_read_bytes: u64,
+    /// Bytes written to global memory.
+    pub global_written_bytes: u64,
+    /// Warp-wide requests to shared memory.
+    pub shared_requests: u64,
+    /// Wavefronts that those requests take (bank conflicts add to them).
+    pub shared_wavefronts: u64,
+    /// Wavefronts they would take without bank conflicts.
+    pub shared_ideal: u64,
+    /// Barriers of a block that were completed.
+    pub barriers: u64,
+    /// Atomic operations, by threads.
+    pub atomics: u64,
+}
+
+impl Counters {
+    /// Adds the counts of another part of the same launch.
+    pub fn add(&mut self, other: &Counters) {
+        for (name, (warps, threads)) in &other.opcodes {
+            let entry = self.opcodes.entry(name.clone()).or_default();
+            entry.0 += warps;
+            entry.1 += threads;
+        }
+        self.warp_instructions += other.warp_instructions;
+        self.thread_instructions += other.thread_instructions;
+        self.tensor_flops += other.tensor_flops;
+        self.scalar_flops += other.scalar_flops;
+        self.global_requests += other.global_requests;
+        self.global_sectors += other.global_sectors;
+        self.global_read_bytes += other.global_read_bytes;
+        self.global_written_bytes += other.global_written_bytes;
+        self.shared_requests += other.shared_requests;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.shared_ideal += other.shared_ideal;
+        self.barriers += other.barriers;
+        self.atomics += other.atomics;
+    }
+}
