@@ -58,3 +58,52 @@ impl Counters {
         self.atomics += other.atomics;
     }
 }
+
+/// Sectors of 32 bytes that a warp's request touches.
+pub fn sectors(at: &[u64; 32], mask: u32, bytes: usize) -> u64 {
+    let mut seen = [0u64; 64];
+    let mut count = 0;
+    for (lane, address) in at.iter().enumerate() {
+        if mask >> lane & 1 == 0 {
+            continue;
+        }
+        for sector in [address >> 5, address.saturating_add(bytes as u64 - 1) >> 5] {
+            // Neighbouring lanes mostly share a sector: look at the newest first.
+            if !seen[..count].iter().rev().any(|s| *s == sector) {
+                seen[count] = sector;
+                count += 1;
+            }
+        }
+    }
+    count as u64
+}
+
+/// Wavefronts of a warp's request to shared memory, and what they would be without bank conflicts: 32 banks of
+/// 4 bytes; requests of 8 and 16 bytes a lane go in groups of 16 and 8 lanes.
+pub fn shared_wavefronts(at: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) {
+    let group = match bytes {
+        0..=4 => 32,
+        5..=8 => 16,
+        _ => 8,
+    };
+    let (mut total, mut ideal) = (0, 0);
+    for first in (0..32).step_by(group) {
+        let mut words = [0u64; 32];
+        let mut count = 0;
+        let mut banks = [0u64; 32];
+        for lane in (first..first + group).filter(|l| mask >> l & 1 != 0) {
+            for word in at[lane] / 4..(at[lane] + bytes as u64).div_ceil(4) {
+                if !words[..count].iter().rev().any(|w| *w == word) {
+                    words[count % 32] = word;
+                    count = (count + 1).min(32);
+                    banks[(word % 32) as usize] += 1;
+                }
+            }
+        }
+        if count > 0 {
+            total += banks.iter().max().copied().unwrap_or(1);
+            ideal += 1;
+        }
+    }
+    (total, ideal)
+}

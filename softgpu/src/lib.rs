@@ -3,6 +3,7 @@
 pub mod chip;
 pub mod counters;
 pub mod error;
+pub mod isa;
 pub mod machine;
 pub mod options;
 pub mod program;
