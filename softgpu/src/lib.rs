@@ -7,6 +7,7 @@ pub mod isa;
 pub mod machine;
 pub mod options;
 pub mod program;
+pub mod image;
 pub mod ptx;
 pub mod sanitizer;
 
