@@ -3,11 +3,11 @@
 pub mod chip;
 pub mod counters;
 pub mod error;
+pub mod image;
 pub mod isa;
 pub mod machine;
 pub mod options;
 pub mod program;
-pub mod image;
 pub mod ptx;
 pub mod sanitizer;
 

@@ -60,7 +60,9 @@ impl Call {
         if let Some(n) = threads
             && (n == 0 || !n.is_multiple_of(32))
         {
-            return Err(s.fault(Kind::Illegal, first, || format!("a barrier for {n} threads: not a multiple of 32")));
+            return Err(
+                s.fault(Kind::Illegal, first, || format!("a barrier for {n} threads: not a multiple of 32"))
+            );
         }
         let votes = self.vote.map_or((0, 0), |p| ((s.pred(p) & mask).count_ones(), mask.count_ones()));
         let warp = s.warp.id;

@@ -10,7 +10,12 @@ use crate::ptx::ast::Space;
 use crate::sanitizer::report::Kind;
 
 /// The code of a call to a system function; `None` if it is not one.
-pub(super) fn decode(d: &Decoder<'_, '_>, name: &str, arguments: &[usize], returns: &[usize]) -> Result<Option<Code>> {
+pub(super) fn decode(
+    d: &Decoder<'_, '_>,
+    name: &str,
+    arguments: &[usize],
+    returns: &[usize],
+) -> Result<Option<Code>> {
     let arguments = arguments.to_vec();
     let result = returns.first().copied();
     match (name, arguments.len()) {
@@ -33,8 +38,11 @@ pub(super) fn decode(d: &Decoder<'_, '_>, name: &str, arguments: &[usize], retur
             let file = argument(s, lane, arguments[1]);
             let line = argument(s, lane, arguments[2]) as u32;
             let function = argument(s, lane, arguments[3]);
-            let (message, file, function) = (text(s, lane, message)?, text(s, lane, file)?, text(s, lane, function)?);
-            Err(s.fault(Kind::Assert, lane, || format!("{file}:{line}: {function}: assertion `{message}` failed")))
+            let (message, file, function) =
+                (text(s, lane, message)?, text(s, lane, file)?, text(s, lane, function)?);
+            Err(s.fault(Kind::Assert, lane, || {
+                format!("{file}:{line}: {function}: assertion `{message}` failed")
+            }))
         }))),
         ("vprintf" | "__assertfail", n) => Err(d.fail(format!("{name} with {n} arguments"))),
         _ => Ok(None),

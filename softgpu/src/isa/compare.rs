@@ -32,10 +32,24 @@ impl Relation {
     fn of(d: &Decoder<'_, '_>) -> Result<(Relation, bool)> {
         use Relation::*;
         let names = [
-            ("eq", Eq, false), ("ne", Ne, false), ("lt", Lt, false), ("le", Le, false), ("gt", Gt, false),
-            ("ge", Ge, false), ("lo", Lt, false), ("ls", Le, false), ("hi", Gt, false), ("hs", Ge, false),
-            ("equ", Eq, true), ("neu", Ne, true), ("ltu", Lt, true), ("leu", Le, true), ("gtu", Gt, true),
-            ("geu", Ge, true), ("num", Num, false), ("nan", Nan, false),
+            ("eq", Eq, false),
+            ("ne", Ne, false),
+            ("lt", Lt, false),
+            ("le", Le, false),
+            ("gt", Gt, false),
+            ("ge", Ge, false),
+            ("lo", Lt, false),
+            ("ls", Le, false),
+            ("hi", Gt, false),
+            ("hs", Ge, false),
+            ("equ", Eq, true),
+            ("neu", Ne, true),
+            ("ltu", Lt, true),
+            ("leu", Le, true),
+            ("gtu", Gt, true),
+            ("geu", Ge, true),
+            ("num", Num, false),
+            ("nan", Nan, false),
         ];
         let found = names.iter().find(|(name, ..)| d.inst.modifiers.first().is_some_and(|m| m == name));
         found.map(|(_, r, nan)| (*r, *nan)).ok_or_else(|| d.fail("no comparison is named first"))
@@ -96,21 +110,38 @@ fn compare(d: &mut Decoder<'_, '_>, ty: Type, a: &Operand, b: &Operand) -> Resul
     if ty.bytes() == 8 {
         let (a, b): (D, D) = (d.src_d(a)?, d.src_d(b)?);
         return Ok(match ty {
-            Type::F64 => by_relation!(relation, unordered, a, b, |a, b| f64::from_bits(a).partial_cmp(&f64::from_bits(b))),
-            Type::S64 if !unsigned => by_relation!(relation, false, a, b, |a, b| Some((a as i64).cmp(&(b as i64)))),
-            Type::U64 | Type::B64 | Type::S64 => by_relation!(relation, false, a, b, |a: u64, b: u64| Some(a.cmp(&b))),
+            Type::F64 => by_relation!(relation, unordered, a, b, |a, b| f64::from_bits(a)
+                .partial_cmp(&f64::from_bits(b))),
+            Type::S64 if !unsigned => {
+                by_relation!(relation, false, a, b, |a, b| Some((a as i64).cmp(&(b as i64))))
+            }
+            Type::U64 | Type::B64 | Type::S64 => {
+                by_relation!(relation, false, a, b, |a: u64, b: u64| Some(a.cmp(&b)))
+            }
             _ => return Err(d.unsupported()),
         });
     }
     let (a, b): (R, R) = (d.src_r(a)?, d.src_r(b)?);
     let flush = d.has("ftz");
     Ok(match ty {
-        Type::F32 if flush => by_relation!(relation, unordered, a, b, |a, b| flushed(a).partial_cmp(&flushed(b))),
-        Type::F32 => by_relation!(relation, unordered, a, b, |a, b| f32::from_bits(a).partial_cmp(&f32::from_bits(b))),
-        Type::S32 if !unsigned => by_relation!(relation, false, a, b, |a, b| Some((a as i32).cmp(&(b as i32)))),
-        Type::U32 | Type::B32 | Type::S32 => by_relation!(relation, false, a, b, |a: u32, b: u32| Some(a.cmp(&b))),
-        Type::S16 if !unsigned => by_relation!(relation, false, a, b, |a, b| Some((a as i16).cmp(&(b as i16)))),
-        Type::U16 | Type::B16 | Type::S16 => by_relation!(relation, false, a, b, |a, b| Some((a as u16).cmp(&(b as u16)))),
+        Type::F32 if flush => {
+            by_relation!(relation, unordered, a, b, |a, b| flushed(a).partial_cmp(&flushed(b)))
+        }
+        Type::F32 => {
+            by_relation!(relation, unordered, a, b, |a, b| f32::from_bits(a).partial_cmp(&f32::from_bits(b)))
+        }
+        Type::S32 if !unsigned => {
+            by_relation!(relation, false, a, b, |a, b| Some((a as i32).cmp(&(b as i32))))
+        }
+        Type::U32 | Type::B32 | Type::S32 => {
+            by_relation!(relation, false, a, b, |a: u32, b: u32| Some(a.cmp(&b)))
+        }
+        Type::S16 if !unsigned => {
+            by_relation!(relation, false, a, b, |a, b| Some((a as i16).cmp(&(b as i16))))
+        }
+        Type::U16 | Type::B16 | Type::S16 => {
+            by_relation!(relation, false, a, b, |a, b| Some((a as u16).cmp(&(b as u16))))
+        }
         _ => return Err(d.unsupported()),
     })
 }

@@ -18,8 +18,12 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
             Ok(Box::new(move |_, _| Ok(Flow::Jump(label))))
         }
         "brx" => brx(d),
-        "trap" => Ok(Box::new(|s, mask| Err(s.fault(Kind::Trap, mask.trailing_zeros() as usize, || "trap".into())))),
-        "brkpt" => Ok(Box::new(|s, mask| Err(s.fault(Kind::Trap, mask.trailing_zeros() as usize, || "breakpoint".into())))),
+        "trap" => {
+            Ok(Box::new(|s, mask| Err(s.fault(Kind::Trap, mask.trailing_zeros() as usize, || "trap".into()))))
+        }
+        "brkpt" => Ok(Box::new(|s, mask| {
+            Err(s.fault(Kind::Trap, mask.trailing_zeros() as usize, || "breakpoint".into()))
+        })),
         "ret" => match d.asm.current.clone() {
             Some(routine) => Ok(Box::new(move |s, _| {
                 s.warp.targets = s.warp.registers.r[routine.back.0 as usize];
@@ -35,7 +39,9 @@ fn exit(s: &mut Step<'_>, mask: u32) -> crate::machine::step::Execution {
     if s.run.options.check
         && let Some(lane) = s.warp.copies.pending(mask)
     {
-        s.report(Kind::AsyncLeak, lane, || "the thread ends with asynchronous copies that nobody waited for".into());
+        s.report(Kind::AsyncLeak, lane, || {
+            "the thread ends with asynchronous copies that nobody waited for".into()
+        });
     }
     s.warp.copies.finish_all(mask);
     Ok(Flow::Exit)
@@ -90,10 +96,19 @@ pub(super) fn call(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
     let Operand::Name(name) = &operands[at] else { return Err(d.fail("the function is not a name")) };
     if let Some(routine) = d.routine(name) {
         if routine.params.len() != arguments.len() || routine.returns.len() < returns.len() {
-            let text = format!("{} arguments and {} results for {name}, which has {} and {}", arguments.len(), returns.len(), routine.params.len(), routine.returns.len());
+            let text = format!(
+                "{} arguments and {} results for {name}, which has {} and {}",
+                arguments.len(),
+                returns.len(),
+                routine.params.len(),
+                routine.returns.len()
+            );
             return Err(d.fail(text));
         }
-        return Ok(vec![enter(vec![(0, routine.clone())], None, arguments), leave(vec![(0, routine)], None, returns)]);
+        return Ok(vec![
+            enter(vec![(0, routine.clone())], None, arguments),
+            leave(vec![(0, routine)], None, returns),
+        ]);
     }
     if let Some(code) = super::builtin::decode(d, name, &arguments, &returns)? {
         return Ok(vec![code]);
@@ -108,7 +123,10 @@ pub(super) fn call(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
             Reg::R(r) => r,
             _ => return Err(d.unsupported()),
         };
-        return Ok(vec![enter(known.clone(), Some((target, chosen)), arguments), leave(known, Some(chosen), returns)]);
+        return Ok(vec![
+            enter(known.clone(), Some((target, chosen)), arguments),
+            leave(known, Some(chosen), returns),
+        ]);
     }
     Err(d.fail(format!("the function {name} is not defined in this module")))
 }

@@ -27,7 +27,7 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "ld" | "ldu" | "st" => memory::decode(d),
         "setp" | "set" | "slct" => compare::decode(d),
         "bar" | "barrier" => barrier::decode(d),
-        "add" | "sub" | "mul" | "mad" => integer::decode(d),
+        "add" | "sub" | "mul" | "mad" | "and" => integer::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])

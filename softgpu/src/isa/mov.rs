@@ -208,7 +208,9 @@ impl Step<'_> {
         let offset = address.offset;
         match address.base {
             Base::None => [offset as u64; 32],
-            Base::R(r) => self.warp.registers.r[r.0 as usize].map(|a| u64::from(a.wrapping_add(offset as u32))),
+            Base::R(r) => {
+                self.warp.registers.r[r.0 as usize].map(|a| u64::from(a.wrapping_add(offset as u32)))
+            }
             Base::D(d) => self.warp.registers.d[d.0 as usize].map(|a| a.wrapping_add_signed(offset)),
         }
     }

@@ -43,7 +43,14 @@ impl Manner {
 
 impl Step<'_> {
     /// Loads `manner.bytes` bytes for each lane of `mask`.
-    pub fn load(&mut self, space: Space, at: &[u64; 32], mask: u32, manner: Manner, to: &mut LaneBytes) -> Result<(), Fault> {
+    pub fn load(
+        &mut self,
+        space: Space,
+        at: &[u64; 32],
+        mask: u32,
+        manner: Manner,
+        to: &mut LaneBytes,
+    ) -> Result<(), Fault> {
         self.count(space, at, mask, manner.bytes, false);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
@@ -56,7 +63,14 @@ impl Step<'_> {
     }
 
     /// Stores `manner.bytes` bytes for each lane of `mask`, lower lanes first.
-    pub fn store(&mut self, space: Space, at: &[u64; 32], mask: u32, manner: Manner, from: &LaneBytes) -> Result<(), Fault> {
+    pub fn store(
+        &mut self,
+        space: Space,
+        at: &[u64; 32],
+        mask: u32,
+        manner: Manner,
+        from: &LaneBytes,
+    ) -> Result<(), Fault> {
         self.count(space, at, mask, manner.bytes, true);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
@@ -161,7 +175,13 @@ impl Step<'_> {
 
     /// Stores one lane at a place that [`place`](Self::place) gave.
     #[inline]
-    pub fn store_lane(&mut self, place: Place, lane: usize, manner: Manner, from: &[u8]) -> Result<(), Fault> {
+    pub fn store_lane(
+        &mut self,
+        place: Place,
+        lane: usize,
+        manner: Manner,
+        from: &[u8],
+    ) -> Result<(), Fault> {
         let bytes = from.len();
         match place {
             Place::Global(index, offset) => {
@@ -182,7 +202,9 @@ impl Step<'_> {
                 self.warp.local[start..start + bytes].copy_from_slice(from);
             }
             Place::Param(offset) => {
-                return Err(self.fault(Kind::Illegal, lane, || format!("store to the kernel's parameters at offset {offset}")));
+                return Err(self.fault(Kind::Illegal, lane, || {
+                    format!("store to the kernel's parameters at offset {offset}")
+                }));
             }
         }
         Ok(())
@@ -202,12 +224,23 @@ impl Step<'_> {
     }
 
     /// Checks an access to global memory; `stored` holds the new bytes of a store.
-    pub fn check_global(&mut self, a: &Allocation, offset: usize, bytes: usize, lane: usize, manner: Manner, stored: Option<&[u8]>) {
+    pub fn check_global(
+        &mut self,
+        a: &Allocation,
+        offset: usize,
+        bytes: usize,
+        lane: usize,
+        manner: Manner,
+        stored: Option<&[u8]>,
+    ) {
         if stored.is_none()
             && let Some(byte) = a.unwritten(offset, bytes)
         {
             self.report(Kind::Uninitialised, lane, || {
-                format!("global byte {byte} of the allocation of {} bytes at {:#x} was never written", a.bytes, a.base)
+                format!(
+                    "global byte {byte} of the allocation of {} bytes at {:#x} was never written",
+                    a.bytes, a.base
+                )
             });
             a.mark_written(offset, bytes);
         }
@@ -234,7 +267,9 @@ impl Step<'_> {
         }
         if let Some(conflict) = found {
             let address = a.base + offset as u64;
-            self.race(Kind::GlobalRace, conflict, lane, stored.is_some(), || format!("global address {address:#x}"));
+            self.race(Kind::GlobalRace, conflict, lane, stored.is_some(), || {
+                format!("global address {address:#x}")
+            });
         }
     }
 
@@ -255,13 +290,22 @@ impl Step<'_> {
         });
         self.blocks[block].cells = cells;
         if let Some(at) = missing {
-            self.report(Kind::Uninitialised, lane, || format!("shared word at {at:#x} is read before anything was written there"));
+            self.report(Kind::Uninitialised, lane, || {
+                format!("shared word at {at:#x} is read before anything was written there")
+            });
         }
         self.shared_findings(offset, lane, false, found, copying);
     }
 
     /// Checks and records a write to shared memory of `from` at `offset`.
-    pub fn check_shared_write(&mut self, block: usize, offset: usize, lane: usize, manner: Manner, from: &[u8]) {
+    pub fn check_shared_write(
+        &mut self,
+        block: usize,
+        offset: usize,
+        lane: usize,
+        manner: Manner,
+        from: &[u8],
+    ) {
         let same = self.blocks[block].shared[offset..offset + from.len()] == *from;
         let record = self.record(lane, manner);
         let (mut found, mut copying) = (None, false);
@@ -277,11 +321,20 @@ impl Step<'_> {
         self.shared_findings(offset, lane, true, found, copying);
     }
 
-    fn shared_findings(&mut self, offset: usize, lane: usize, write: bool, found: Option<Conflict>, copying: bool) {
+    fn shared_findings(
+        &mut self,
+        offset: usize,
+        lane: usize,
+        write: bool,
+        found: Option<Conflict>,
+        copying: bool,
+    ) {
         if copying {
             let what = if write { "written" } else { "read" };
             self.report(Kind::AsyncRace, lane, || {
-                format!("shared memory at {offset:#x} is {what} while an asynchronous copy into it is under way")
+                format!(
+                    "shared memory at {offset:#x} is {what} while an asynchronous copy into it is under way"
+                )
             });
         }
         if let Some(conflict) = found {
@@ -289,7 +342,14 @@ impl Step<'_> {
         }
     }
 
-    fn race(&mut self, kind: Kind, conflict: Conflict, lane: usize, write: bool, place: impl FnOnce() -> String) {
+    fn race(
+        &mut self,
+        kind: Kind,
+        conflict: Conflict,
+        lane: usize,
+        write: bool,
+        place: impl FnOnce() -> String,
+    ) {
         let Conflict { earlier, wrote } = conflict;
         self.report(kind, lane, || {
             let verb = |w| if w { "written" } else { "read" };
@@ -347,7 +407,12 @@ fn outside(address: u64, bytes: usize, near: Option<&Allocation>) -> String {
     match near {
         _ if address < 4096 => format!("{bytes} bytes at {address:#x}: a null pointer"),
         Some(a) if address - a.base < a.bytes as u64 + (1 << 20) => {
-            format!("{bytes} bytes at byte {} of an allocation of {} bytes at {:#x}", address - a.base, a.bytes, a.base)
+            format!(
+                "{bytes} bytes at byte {} of an allocation of {} bytes at {:#x}",
+                address - a.base,
+                a.bytes,
+                a.base
+            )
         }
         _ => format!("{bytes} bytes at {address:#x}, where no live allocation is"),
     }

@@ -68,7 +68,14 @@ impl Block {
 
     /// A warp arrives at a barrier for which `expected` warps are awaited (`None`: all). An error says why it
     /// cannot.
-    pub fn arrive(&mut self, id: u32, warp: u32, expected: Option<u32>, waits: bool, votes: (u32, u32)) -> Result<(), String> {
+    pub fn arrive(
+        &mut self,
+        id: u32,
+        warp: u32,
+        expected: Option<u32>,
+        waits: bool,
+        votes: (u32, u32),
+    ) -> Result<(), String> {
         let released = self.clock.release(warp as usize);
         let Some(barrier) = self.barriers.get_mut(id as usize) else {
             return Err(format!("barrier {id} does not exist: there are {BARRIERS}"));

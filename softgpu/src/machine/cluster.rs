@@ -57,7 +57,12 @@ impl Cluster {
     }
 
     /// Runs for about `budget` instructions, which are counted down.
-    pub fn run(&mut self, running: &Running<'_>, host: &mut Host, budget: &mut u64) -> Result<Progress, Fault> {
+    pub fn run(
+        &mut self,
+        running: &Running<'_>,
+        host: &mut Host,
+        budget: &mut u64,
+    ) -> Result<Progress, Fault> {
         loop {
             let (mut ran, mut worked) = (false, false);
             for turn in 0..self.blocks.len() * self.warps[0].len() {
@@ -71,8 +76,14 @@ impl Cluster {
                 }
                 ran = true;
                 let mut slice = SLICE;
-                let mut step =
-                    Step { run: running, host, warp: &mut self.warps[me][w], blocks: &mut self.blocks, me, pc: 0 };
+                let mut step = Step {
+                    run: running,
+                    host,
+                    warp: &mut self.warps[me][w],
+                    blocks: &mut self.blocks,
+                    me,
+                    pc: 0,
+                };
                 let pause = run(&mut step, &mut slice)?;
                 *budget = budget.saturating_sub(SLICE - slice);
                 worked |= pause != Pause::Yield;
@@ -126,7 +137,9 @@ impl Cluster {
         let (me, w, pc) = first.unwrap_or((0, 0, 0));
         let warp = &mut self.warps[me][w];
         let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
-        step.fault(Kind::Deadlock, 0, || format!("warps wait at barriers that can never complete: {}", waits.join(", ")))
+        step.fault(Kind::Deadlock, 0, || {
+            format!("warps wait at barriers that can never complete: {}", waits.join(", "))
+        })
     }
 }
 
@@ -138,7 +151,9 @@ impl Cluster {
                 let pc = warp.fragments.first().map_or(0, |f| f.pc as usize);
                 let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
                 let budget = running.options.max_instructions;
-                step.fault(Kind::Timeout, 0, || format!("still running after {budget} warp instructions (SOFTGPU_MAX_INSTR)"));
+                step.fault(Kind::Timeout, 0, || {
+                    format!("still running after {budget} warp instructions (SOFTGPU_MAX_INSTR)")
+                });
                 return;
             }
         }

@@ -67,7 +67,8 @@ impl Geometry {
         let inside = [rank % cx, rank / cx % cy, rank / (cx * cy)];
         let size = [cx, cy, cz];
         let index: [u32; 3] = std::array::from_fn(|i| corner[i] as u32 * size[i] + inside[i]);
-        let linear = (u64::from(index[2]) * u64::from(self.grid[1]) + u64::from(index[1])) * u64::from(self.grid[0]);
+        let linear =
+            (u64::from(index[2]) * u64::from(self.grid[1]) + u64::from(index[1])) * u64::from(self.grid[0]);
         (index, (linear + u64::from(index[0])) as u32)
     }
 }
@@ -82,31 +83,48 @@ fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
     let chip = options.chip;
     let invalid = |text: String| Error::new(Code::InvalidValue, format!("{}: {text}", kernel.name));
     if product(grid) == 0 || product(block) == 0 || product(cluster) == 0 {
-        return Err(invalid(format!("grid {grid:?}, block {block:?}, cluster {cluster:?}: every size must be above 0")));
+        return Err(invalid(format!(
+            "grid {grid:?}, block {block:?}, cluster {cluster:?}: every size must be above 0"
+        )));
     }
     let threads = product(block);
     if threads > 1024 || block[0] > 1024 || block[1] > 1024 || block[2] > 64 {
         return Err(invalid(format!("block {block:?} of {threads} threads: at most 1024, and 64 in z")));
     }
-    if grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 || product(grid) > u64::from(u32::MAX) {
-        return Err(invalid(format!("grid {grid:?}: at most 2147483647 x 65535 x 65535, and 4294967295 blocks in all")));
+    if grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 || product(grid) > u64::from(u32::MAX)
+    {
+        return Err(invalid(format!(
+            "grid {grid:?}: at most 2147483647 x 65535 x 65535, and 4294967295 blocks in all"
+        )));
     }
     if (0..3).any(|i| !grid[i].is_multiple_of(cluster[i])) || product(cluster) > 16 {
-        let text = format!("{}: cluster {cluster:?} does not divide grid {grid:?} into clusters of at most 16", kernel.name);
+        let text = format!(
+            "{}: cluster {cluster:?} does not divide grid {grid:?} into clusters of at most 16",
+            kernel.name
+        );
         return Err(Error::new(Code::InvalidClusterSize, text));
     }
     if let Some(wanted) = kernel.required_threads
         && wanted != block
     {
-        return Err(invalid(format!("block {block:?}: the kernel was compiled for exactly {wanted:?} (.reqntid)")));
+        return Err(invalid(format!(
+            "block {block:?}: the kernel was compiled for exactly {wanted:?} (.reqntid)"
+        )));
     }
     if let Some(most) = kernel.max_threads
         && threads > u64::from(most)
     {
-        return Err(invalid(format!("block {block:?} of {threads} threads: the kernel was compiled for at most {most} (.maxntid)")));
+        return Err(invalid(format!(
+            "block {block:?} of {threads} threads: the kernel was compiled for at most {most} (.maxntid)"
+        )));
     }
-    if kernel.max_threads.is_none() && u64::from(kernel.registers) * threads > u64::from(chip.registers_per_multiprocessor) {
-        let text = format!("{}: {threads} threads of about {} registers exceed the multiprocessor's", kernel.name, kernel.registers);
+    if kernel.max_threads.is_none()
+        && u64::from(kernel.registers) * threads > u64::from(chip.registers_per_multiprocessor)
+    {
+        let text = format!(
+            "{}: {threads} threads of about {} registers exceed the multiprocessor's",
+            kernel.name, kernel.registers
+        );
         return Err(Error::new(Code::LaunchOutOfResources, text));
     }
     let shared = kernel.static_shared as u64 + u64::from(launch.dynamic_shared);
@@ -117,13 +135,18 @@ fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
         )));
     }
     if launch.params.len() != kernel.param_bytes {
-        let text = format!("{} bytes of parameters given, {} needed", launch.params.len(), kernel.param_bytes);
+        let text =
+            format!("{} bytes of parameters given, {} needed", launch.params.len(), kernel.param_bytes);
         return Err(invalid(text));
     }
     if launch.cooperative {
         let fit = chip.occupancy(threads as u32, shared as u32, kernel.registers) * chip.multiprocessors;
         if product(grid) > u64::from(fit) {
-            let text = format!("{}: a cooperative launch of {} blocks: {fit} fit at once", kernel.name, product(grid));
+            let text = format!(
+                "{}: a cooperative launch of {} blocks: {fit} fit at once",
+                kernel.name,
+                product(grid)
+            );
             return Err(Error::new(Code::CooperativeLaunchTooLarge, text));
         }
     }
@@ -256,7 +279,8 @@ fn gather(kernel: &Kernel, hosts: Vec<Host>, most: usize) -> Outcome {
         }
     }
     // What ended the launch first, then by place, so that the text does not depend on the host's threads.
-    let fatal = |r: &Report| !matches!(r.kind, Kind::OutOfBounds | Kind::Misaligned | Kind::Trap | Kind::Assert);
+    let fatal =
+        |r: &Report| !matches!(r.kind, Kind::OutOfBounds | Kind::Misaligned | Kind::Trap | Kind::Assert);
     outcome.reports.sort_by_key(|r| (fatal(r), r.block[2], r.block[1], r.block[0], r.warp, r.line));
     outcome.reports.truncate(most);
     outcome

@@ -195,7 +195,9 @@ impl Step<'_> {
     /// Notes a mistake and goes on: at most one of a kind for an instruction.
     #[cold]
     pub fn report(&mut self, kind: Kind, lane: usize, detail: impl FnOnce() -> String) {
-        if self.host.reported.insert((self.pc as u32, kind)) && self.host.reports.len() < self.run.options.max_reports {
+        if self.host.reported.insert((self.pc as u32, kind))
+            && self.host.reports.len() < self.run.options.max_reports
+        {
             let report = self.describe(kind, lane, detail());
             self.host.reports.push(report);
         }
@@ -230,7 +232,9 @@ impl Step<'_> {
         for lane in lanes(mask) {
             let wanted = members[lane] & self.warp.alive;
             if members[lane] >> lane & 1 == 0 {
-                self.report(Kind::MemberMask, lane, || format!("member mask {:#010x} leaves out lane {lane}", members[lane]));
+                self.report(Kind::MemberMask, lane, || {
+                    format!("member mask {:#010x} leaves out lane {lane}", members[lane])
+                });
             }
             // Lanes that stand here with another mask do not take part.
             let here = lanes(mask).filter(|l| members[*l] == members[lane]).fold(0, |m, l| m | 1 << l);

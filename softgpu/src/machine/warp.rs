@@ -156,7 +156,14 @@ pub fn run(step: &mut Step<'_>, slice: &mut u64) -> Result<Pause, Fault> {
         };
         let Fragment { mut pc, mask: mut active, .. } = fragment;
         let ahead = step.warp.turn.is_multiple_of(2);
-        let limit = step.warp.fragments.iter().filter(|f| !f.waiting && ahead).map(|f| f.pc).min().unwrap_or(u32::MAX);
+        let limit = step
+            .warp
+            .fragments
+            .iter()
+            .filter(|f| !f.waiting && ahead)
+            .map(|f| f.pc)
+            .min()
+            .unwrap_or(u32::MAX);
         let crowded = !ahead || step.warp.fragments.iter().any(|f| f.waiting);
         loop {
             if pc >= limit || (crowded && step.warp.fragments.iter().any(|f| f.pc == pc)) {
@@ -258,7 +265,9 @@ pub fn run(step: &mut Step<'_>, slice: &mut u64) -> Result<Pause, Fault> {
 fn check_guard(step: &mut Step<'_>, p: u32, active: u32) {
     let missing = active & !step.warp.registers.written[p as usize];
     if missing != 0 {
-        step.report(Kind::Uninitialised, missing.trailing_zeros() as usize, || "the guard predicate was never written".into());
+        step.report(Kind::Uninitialised, missing.trailing_zeros() as usize, || {
+            "the guard predicate was never written".into()
+        });
     }
 }
 

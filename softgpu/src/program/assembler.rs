@@ -81,7 +81,10 @@ pub struct Assembler<'m> {
 
 impl<'m> Assembler<'m> {
     /// An empty kernel of a module with these variables.
-    pub fn new(globals: &'m HashMap<String, Symbol>, shared_variables: &'m HashMap<String, Variable>) -> Self {
+    pub fn new(
+        globals: &'m HashMap<String, Symbol>,
+        shared_variables: &'m HashMap<String, Variable>,
+    ) -> Self {
         Self {
             globals,
             shared_variables,
@@ -109,7 +112,12 @@ impl<'m> Assembler<'m> {
             (Type::Pred, _) => Reg::P(P(bump(&mut self.counts.p, line)?)),
             (_, 8) => Reg::D(D(bump(&mut self.counts.d, line)?)),
             (_, 1..=4) => Reg::R(R(bump(&mut self.counts.r, line)?)),
-            _ => return Err(Error::new(Code::InvalidPtx, format!("line {line}: registers of type .{ty:?} are not supported"))),
+            _ => {
+                return Err(Error::new(
+                    Code::InvalidPtx,
+                    format!("line {line}: registers of type .{ty:?} are not supported"),
+                ));
+            }
         };
         Ok(reg)
     }
@@ -140,7 +148,10 @@ impl<'m> Assembler<'m> {
             Space::Shared => Ok(Symbol::Memory(Space::Shared, place(&mut self.shared, v)?)),
             Space::Local | Space::Param => Ok(Symbol::Memory(Space::Local, place(&mut self.local, v)?)),
             other => {
-                let text = format!("line {}: variable {} in {other:?} space inside a body is not supported", v.line, v.name);
+                let text = format!(
+                    "line {}: variable {} in {other:?} space inside a body is not supported",
+                    v.line, v.name
+                );
                 Err(Error::new(Code::InvalidPtx, text))
             }
         }
@@ -197,7 +208,10 @@ impl<'m> Assembler<'m> {
 
 fn bump(count: &mut u32, line: u32) -> Result<u32> {
     if *count >= MAX_REGISTERS {
-        return Err(Error::new(Code::InvalidPtx, format!("line {line}: more than {MAX_REGISTERS} registers")));
+        return Err(Error::new(
+            Code::InvalidPtx,
+            format!("line {line}: more than {MAX_REGISTERS} registers"),
+        ));
     }
     *count += 1;
     Ok(*count - 1)
@@ -207,7 +221,10 @@ fn bump(count: &mut u32, line: u32) -> Result<u32> {
 fn place(used: &mut usize, v: &Variable) -> Result<u64> {
     let at = used.next_multiple_of(v.align.clamp(1, 4096));
     if v.bytes > MAX_BYTES || at + v.bytes > MAX_BYTES {
-        return Err(Error::new(Code::InvalidPtx, format!("line {}: variable {} of {} bytes is too large", v.line, v.name, v.bytes)));
+        return Err(Error::new(
+            Code::InvalidPtx,
+            format!("line {}: variable {} of {} bytes is too large", v.line, v.name, v.bytes),
+        ));
     }
     *used = at + v.bytes;
     Ok(at as u64)

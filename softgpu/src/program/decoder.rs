@@ -243,7 +243,9 @@ impl<'a, 'm> Decoder<'a, 'm> {
             Operand::Int(v) if file == 1 => self.asm.constant(file, *v & 0xFFFF_FFFF, line)?,
             Operand::Int(v) => self.asm.constant(file, *v, line)?,
             Operand::F32(v) if file == 1 => self.asm.constant(1, u64::from(*v), line)?,
-            Operand::F32(v) if file == 2 && float => self.asm.constant(2, f64::from(f32::from_bits(*v)).to_bits(), line)?,
+            Operand::F32(v) if file == 2 && float => {
+                self.asm.constant(2, f64::from(f32::from_bits(*v)).to_bits(), line)?
+            }
             Operand::F64(v) if file == 1 && float => {
                 let bits = (f64::from_bits(*v) as f32).to_bits();
                 self.asm.constant(1, u64::from(bits), line)?
@@ -278,7 +280,9 @@ impl<'a, 'm> Decoder<'a, 'm> {
         };
         let line = self.inst.line;
         match &**base {
-            Operand::Int(v) => Ok(Address { base: Base::None, offset: offset.wrapping_add(*v as i64), space: None }),
+            Operand::Int(v) => {
+                Ok(Address { base: Base::None, offset: offset.wrapping_add(*v as i64), space: None })
+            }
             Operand::Name(name) => {
                 if let Some(reg) = self.named(name)? {
                     self.uses.push(reg);
@@ -294,9 +298,11 @@ impl<'a, 'm> Decoder<'a, 'm> {
                     return Ok(Address { base: Base::D(d), offset: 0, space: Some(Space::Shared) });
                 }
                 match self.asm.lookup(name)? {
-                    Some(Symbol::Memory(space, at)) => {
-                        Ok(Address { base: Base::None, offset: offset.wrapping_add(at as i64), space: Some(space) })
-                    }
+                    Some(Symbol::Memory(space, at)) => Ok(Address {
+                        base: Base::None,
+                        offset: offset.wrapping_add(at as i64),
+                        space: Some(space),
+                    }),
                     _ => Err(self.fail(format!("`{name}` in an address is not known"))),
                 }
             }

@@ -20,7 +20,9 @@ const MAX_CODE: usize = 1 << 22;
 /// The compute capability that a module is for, times ten; an error if the chip cannot run it.
 pub fn target(module: &Module, options: &Options) -> Result<u32> {
     let digits: String = module.target.chars().filter(char::is_ascii_digit).collect();
-    let target = digits.parse().map_err(|_| Error::new(Code::InvalidPtx, format!(".target {} is not known", module.target)))?;
+    let target = digits
+        .parse()
+        .map_err(|_| Error::new(Code::InvalidPtx, format!(".target {} is not known", module.target)))?;
     let exact = module.target.ends_with(['a', 'f']);
     let chip = options.chip;
     if target > chip.capability || (exact && target != chip.capability) {
@@ -38,7 +40,8 @@ pub fn module(module: &Module, memory: &Memory, program: &mut Program) -> Result
     let bodies: HashMap<&str, &Function> =
         module.functions.iter().filter(|f| f.body.is_some()).map(|f| (f.name.as_str(), f)).collect();
     // A function's address is its number in the module: every kernel has its own copy of its code.
-    let numbers: HashMap<&str, u64> = module.functions.iter().enumerate().map(|(i, f)| (f.name.as_str(), i as u64)).collect();
+    let numbers: HashMap<&str, u64> =
+        module.functions.iter().enumerate().map(|(i, f)| (f.name.as_str(), i as u64)).collect();
     let address = |name: &str| numbers.get(name).map(|n| CODE_BASE + n);
     let variables = variables::load(module, memory, program, address)?;
     for function in module.functions.iter().filter(|f| f.entry && f.body.is_some()) {
@@ -64,7 +67,10 @@ fn kernel(
         param_bytes = offset.saturating_add(p.bytes);
     }
     if param_bytes > 32764 {
-        let text = format!("line {}: {} takes {param_bytes} bytes of parameters, at most 32764", function.line, function.name);
+        let text = format!(
+            "line {}: {} takes {param_bytes} bytes of parameters, at most 32764",
+            function.line, function.name
+        );
         return Err(Error::new(Code::InvalidPtx, text));
     }
     let mut linker = Linker { bodies, numbers, queue: Vec::new(), calls: HashMap::new() };
@@ -95,10 +101,14 @@ impl<'a> Linker<'a> {
             let Some(callee) = self.bodies.get(name).filter(|f| !f.entry).copied() else { continue };
             if !asm.routines.contains_key(name) {
                 let entry = asm.label();
-                let mut frame = |vs: &[Variable]| vs.iter().map(|v| formal(v, asm)).collect::<Result<Vec<_>>>();
+                let mut frame =
+                    |vs: &[Variable]| vs.iter().map(|v| formal(v, asm)).collect::<Result<Vec<_>>>();
                 let (params, returns) = (frame(&callee.params)?, frame(&callee.returns)?);
                 let Reg::R(back) = asm.register(Type::B32, callee.line)? else { continue };
-                asm.routines.insert(name.into(), Routine { entry, params, returns, back, number: self.numbers[name] });
+                asm.routines.insert(
+                    name.into(),
+                    Routine { entry, params, returns, back, number: self.numbers[name] },
+                );
                 self.queue.push(callee);
             }
             if inst.name == "call" {
@@ -115,13 +125,21 @@ impl<'a> Linker<'a> {
         match self.cycle(&kernel.name, &mut path, &mut done) {
             None => Ok(()),
             Some(name) => {
-                let text = format!("{}: calls of {name} are recursive or more than {MAX_CALLS} deep, which is not supported", kernel.name);
+                let text = format!(
+                    "{}: calls of {name} are recursive or more than {MAX_CALLS} deep, which is not supported",
+                    kernel.name
+                );
                 Err(Error::new(Code::InvalidPtx, text))
             }
         }
     }
 
-    fn cycle<'b>(&'b self, name: &'b str, path: &mut Vec<&'b str>, done: &mut HashSet<&'b str>) -> Option<&'b str> {
+    fn cycle<'b>(
+        &'b self,
+        name: &'b str,
+        path: &mut Vec<&'b str>,
+        done: &mut HashSet<&'b str>,
+    ) -> Option<&'b str> {
         if path.contains(&name) || path.len() > MAX_CALLS {
             return Some(name);
         }
@@ -146,7 +164,9 @@ fn names(inst: &Instruction) -> impl Iterator<Item = &str> {
 fn formal(v: &Variable, asm: &mut Assembler<'_>) -> Result<Param> {
     match asm.variable(&Variable { space: Space::Param, ..v.clone() })? {
         Symbol::Memory(_, at) => Ok(Param { offset: at as usize, bytes: v.bytes }),
-        _ => Err(Error::new(Code::InvalidPtx, format!("line {}: parameter {} is not memory", v.line, v.name))),
+        _ => {
+            Err(Error::new(Code::InvalidPtx, format!("line {}: parameter {} is not memory", v.line, v.name)))
+        }
     }
 }
 
@@ -179,7 +199,12 @@ fn body(function: &Function, asm: &mut Assembler<'_>, linker: &mut Linker<'_>) -
     instruction(&end, asm)
 }
 
-fn statements(list: &[Statement], function: &str, asm: &mut Assembler<'_>, linker: &mut Linker<'_>) -> Result<()> {
+fn statements(
+    list: &[Statement],
+    function: &str,
+    asm: &mut Assembler<'_>,
+    linker: &mut Linker<'_>,
+) -> Result<()> {
     asm.scopes.push(HashMap::new());
     // Labels may be used before they stand.
     for statement in list {
@@ -217,12 +242,18 @@ fn statements(list: &[Statement], function: &str, asm: &mut Assembler<'_>, linke
             Statement::BranchTargets { name, targets, line } => {
                 let labels = targets.iter().map(|t| match asm.lookup(t)? {
                     Some(Symbol::Label(label)) => Ok(label),
-                    _ => Err(Error::new(Code::InvalidPtx, format!("line {line}: `{t}` is not a label of this function"))),
+                    _ => Err(Error::new(
+                        Code::InvalidPtx,
+                        format!("line {line}: `{t}` is not a label of this function"),
+                    )),
                 });
                 let labels = labels.collect::<Result<Vec<_>>>()?;
                 declare(asm, name, Symbol::Targets(labels), *line)?;
             }
-            Statement::CallPrototype { name, line, .. } => declare(asm, name, Symbol::Prototype, *line)?,
+            // Which functions an indirect call may reach is seen from whose address is taken.
+            Statement::CallTargets { name, line, .. } | Statement::CallPrototype { name, line, .. } => {
+                declare(asm, name, Symbol::Prototype, *line)?
+            }
         }
     }
     asm.scopes.pop();
@@ -230,7 +261,8 @@ fn statements(list: &[Statement], function: &str, asm: &mut Assembler<'_>, linke
 }
 
 fn declare(asm: &mut Assembler<'_>, name: &str, symbol: Symbol, line: u32) -> Result<()> {
-    let scope = asm.scopes.last_mut().ok_or_else(|| Error::new(Code::InvalidPtx, "a name outside every scope"))?;
+    let scope =
+        asm.scopes.last_mut().ok_or_else(|| Error::new(Code::InvalidPtx, "a name outside every scope"))?;
     match scope.insert(name.into(), symbol) {
         None => Ok(()),
         Some(_) => Err(Error::new(Code::InvalidPtx, format!("line {line}: `{name}` is declared twice"))),
@@ -250,7 +282,10 @@ fn instruction(inst: &Instruction, asm: &mut Assembler<'_>) -> Result<()> {
         },
     };
     if asm.code.len() >= MAX_CODE {
-        return Err(Error::new(Code::InvalidPtx, format!("line {}: more than {MAX_CODE} instructions", inst.line)));
+        return Err(Error::new(
+            Code::InvalidPtx,
+            format!("line {}: more than {MAX_CODE} instructions", inst.line),
+        ));
     }
     let mut decoder = Decoder::new(inst, asm);
     let codes = isa::decode(&mut decoder)?;
@@ -305,9 +340,15 @@ fn finish(function: &Function, mut asm: Assembler<'_>, params: Vec<Param>, param
         }
     }
     // Dynamic shared memory starts where a 16-byte vector may: nvcc declares such arrays with at most that.
-    let static_shared = if asm.dynamic_constants.is_empty() { asm.shared } else { asm.shared.next_multiple_of(16) };
-    let mut constants: Vec<(Reg, u64)> = asm.constants.iter().map(|((_, value), reg)| (*reg, *value)).collect();
-    constants.extend(asm.dynamic_constants.iter().map(|(reg, offset)| (*reg, (static_shared as u64).wrapping_add_signed(*offset))));
+    let static_shared =
+        if asm.dynamic_constants.is_empty() { asm.shared } else { asm.shared.next_multiple_of(16) };
+    let mut constants: Vec<(Reg, u64)> =
+        asm.constants.iter().map(|((_, value), reg)| (*reg, *value)).collect();
+    constants.extend(
+        asm.dynamic_constants
+            .iter()
+            .map(|(reg, offset)| (*reg, (static_shared as u64).wrapping_add_signed(*offset))),
+    );
     constants.sort_by_key(|(reg, _)| encode(*reg));
     let mut specials: Vec<_> = asm.specials.iter().map(|(special, reg)| (*reg, *special)).collect();
     specials.sort_by_key(|(reg, _)| encode(*reg));

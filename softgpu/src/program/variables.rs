@@ -42,7 +42,10 @@ pub fn load(
                 memory.write(address, &vec![0; v.bytes])?;
             }
             other => {
-                let text = format!("line {}: module variable {} in {other:?} space is not supported", v.line, v.name);
+                let text = format!(
+                    "line {}: module variable {} in {other:?} space is not supported",
+                    v.line, v.name
+                );
                 return Err(Error::new(Code::InvalidPtx, text));
             }
         }
@@ -60,7 +63,12 @@ pub fn load(
                         Some(Symbol::Memory(_, at)) => Some(*at),
                         _ => function(symbol),
                     };
-                    let unknown = || Error::new(Code::InvalidPtx, format!("line {}: initial value names unknown `{symbol}`", v.line));
+                    let unknown = || {
+                        Error::new(
+                            Code::InvalidPtx,
+                            format!("line {}: initial value names unknown `{symbol}`", v.line),
+                        )
+                    };
                     address.ok_or_else(unknown)?.wrapping_add_signed(*offset)
                 }
             };

@@ -31,7 +31,8 @@ impl Access {
             return false;
         }
         if self.block == now.block {
-            !(self.shared && self.same_warp(now)) && !clock.ordered(self.thread, self.stamp, now.thread)
+            let one_record = self.shared && self.same_warp(now);
+            !one_record && !clock.ordered(self.thread, self.stamp, now.thread)
         } else {
             !clock.knows(self.block, self.stamp)
         }
