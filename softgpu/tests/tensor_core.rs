@@ -84,7 +84,7 @@ fn slow_block(input: Input, extra: i32, pairs: &[(u32, u32)], c: u32, half_sum: 
     }
     match top {
         128.. => sign | 0x7f80_0000,
-        -126..=127 => sign | (((top + 126) as u32) << 23) + magnitude as u32,
+        -126..=127 => sign | ((((top + 126) as u32) << 23) + magnitude as u32),
         _ => sign | magnitude as u32,
     }
 }

@@ -36,7 +36,9 @@ impl Mode {
 /// A NaN becomes the canonical one.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN_F32) } else { x }
+    // On integers: the compiler takes all NaNs for equal and may drop a choice between two floats.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN_F32 } else { bits })
 }
 
 /// A subnormal number becomes zero of its sign.

@@ -2,6 +2,7 @@
 
 use super::Round;
 use super::exact::{Exact, Format};
+use super::float::canonical;
 
 /// The canonical NaN of single precision.
 pub const NAN_F32: u32 = 0x7fff_ffff;
@@ -211,5 +212,5 @@ pub fn f64_to_f32(x: f64, round: Round) -> f32 {
             near.to_bits().wrapping_add(up).wrapping_sub(down)
         }
     };
-    f32::from_bits(if x.is_nan() { NAN_F32 } else { bits })
+    canonical(f32::from_bits(bits))
 }

@@ -1,7 +1,6 @@
 //! `min` and `max` of f32 and f64 with the NaN rules of PTX.
 
 use super::float::{canonical, flush};
-use super::half::NAN_F32;
 pub use super::half_math::Pick;
 
 #[inline(always)]
@@ -16,7 +15,7 @@ fn pick(a: f32, b: f32, with: Pick, larger: bool) -> f32 {
     let best = if b.is_nan() { a } else { best };
     let best = if with.xorsign { f32::from_bits(best.to_bits() | sign) } else { best };
     let any = with.nan && (a.is_nan() || b.is_nan());
-    if any { f32::from_bits(NAN_F32) } else { canonical(best) }
+    canonical(if any { f32::NAN } else { best })
 }
 
 /// `min{.ftz}{.NaN}{.xorsign.abs}.f32`

@@ -12,7 +12,8 @@
 //! significands is exact in f32, scaling it by a power of two too, and the conversion to an integer cuts off
 //! what the hardware cuts off: four instructions a product, for eight columns at a time.
 
-use super::half::{NAN_F32, f16_to_f32, f32_to_f16, f64_to_f32_odd};
+use super::float::canonical;
+use super::half::{f16_to_f32, f32_to_f16, f64_to_f32_odd};
 
 /// Columns of B that are computed at once: `n` of the smallest instruction.
 pub const COLUMNS: usize = 8;
@@ -241,8 +242,7 @@ fn block<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, c
         let old: i32 = unsafe { old.to_int_unchecked() };
         let sum = (sums[0][n].wrapping_add(old) as f64 + sums[1][n] as f64) * power_of_two(unit);
         let new = if HALF { nearest_f16(sum) } else { cut_to_f32(sum) };
-        let special = if c[n].is_nan() { f32::from_bits(NAN_F32) } else { c[n] };
-        c[n] = if finite { new } else { special };
+        c[n] = if finite { new } else { canonical(c[n]) };
     }
 }
 
@@ -270,10 +270,8 @@ fn rows_with_specials<
                     (start..(start + BLOCK).min(K)).map(|k| a.significand[m][k] * b.significand[k][n]);
                 // Significands stand for their numbers here: inf * 0 and inf - inf are NaN, inf * x is inf.
                 let special: f32 = products.chain([old[n]]).filter(|x| !x.is_finite()).sum();
-                if special.is_nan() {
-                    sums[n] = f32::from_bits(NAN_F32);
-                } else if special.is_infinite() {
-                    sums[n] = special;
+                if special != 0.0 {
+                    sums[n] = canonical(special);
                 }
             }
         }
