@@ -187,63 +187,68 @@ fn rows<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, co
     if !(a.finite && b.finite) {
         return rows_with_specials::<M, K, BLOCK, EXTRA, HALF>(a, b, accumulator);
     }
-    for (m, sums) in accumulator.iter_mut().enumerate() {
-        for start in (0..K).step_by(BLOCK) {
-            block::<M, K, BLOCK, EXTRA, HALF>(a, b, m, start, sums);
-        }
+    for start in (0..K).step_by(BLOCK) {
+        block::<M, K, BLOCK, EXTRA, HALF>(a, b, start, accumulator);
     }
 }
 
-/// One block of one row: `c += sum of a[m][k] * b[k]` for `k` from `start`. All operands are finite.
+/// One block: `c += sum of a[..][k] * b[k]` for `k` from `start`. All operands are finite.
 #[inline(always)]
 fn block<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, const HALF: bool>(
     a: &Fragment<M, K>,
     b: &Fragment<K, COLUMNS>,
-    m: usize,
     start: usize,
-    c: &mut [f32; COLUMNS],
+    c: &mut [[f32; COLUMNS]; M],
 ) {
     debug_assert!(a.finite && b.finite);
     let fraction_bits = 23 + EXTRA;
     let ks = start..(start + BLOCK).min(K);
-    // Exponents are not taken below this one, the same for all inputs.
-    let floor = -131 - EXTRA;
 
-    let mut largest = c.map(|c| {
-        let magnitude = c.to_bits() & 0x7fff_ffff;
-        let exponent = ((magnitude >> 23) as i32).max(1) - 127;
-        let none = magnitude == 0 || magnitude >= 0x7f80_0000;
-        if none { floor } else { exponent }
-    });
-    for k in ks.clone() {
-        for (largest, exponent) in largest.iter_mut().zip(b.exponent[k]) {
-            *largest = (*largest).max(a.exponent[m][k] + exponent);
-        }
+    let mut largest = [[0; COLUMNS]; M];
+    for (largest, c) in largest.as_flattened_mut().iter_mut().zip(c.as_flattened()) {
+        *largest = exponent_of(*c).max(-131 - EXTRA);
     }
-
     // Sums of eight terms below 2^(25 + EXTRA), and the accumulator in one of them, fit 32 bits.
-    let mut sums = [[0i32; COLUMNS]; 2];
-    for k in ks {
-        let sums = &mut sums[(k - start) / 8 % 2];
-        for n in 0..COLUMNS {
-            // Below 2^-60 of the largest nothing is left; the bound keeps the scale a normal number.
-            let down = (a.exponent[m][k] + b.exponent[k][n] - largest[n]).max(-60);
-            let scale = f32::from_bits(((down + fraction_bits + 127) as u32) << 23);
-            let term = a.significand[m][k] * b.significand[k][n] * scale;
-            // SAFETY: significands are finite and below 2, `down` is at most 0: |term| < 2^(25 + EXTRA).
-            sums[n] = sums[n].wrapping_add(unsafe { term.to_int_unchecked::<i32>() });
+    let mut sums = [[[0i32; COLUMNS]; M]; 2];
+    for m in 0..M {
+        let row = &mut largest[m];
+        for k in ks.clone() {
+            for (largest, exponent) in row.iter_mut().zip(b.exponent[k]) {
+                *largest = (*largest).max(a.exponent[m][k] + exponent);
+            }
+        }
+        for k in ks.clone() {
+            let sums = &mut sums[(k - start) / 8 % 2][m];
+            for n in 0..COLUMNS {
+                // Below 2^-60 of the largest nothing is left; the bound keeps the scale a normal number.
+                let down = (a.exponent[m][k] + b.exponent[k][n] - row[n]).max(-60);
+                let scale = f32::from_bits(((down + fraction_bits + 127) as u32) << 23);
+                let term = a.significand[m][k] * b.significand[k][n] * scale;
+                // SAFETY: significands are finite and below 2, `down` is at most 0: |term| < 2^(25 + EXTRA).
+                sums[n] = sums[n].wrapping_add(unsafe { term.to_int_unchecked::<i32>() });
+            }
         }
     }
-    for n in 0..COLUMNS {
-        let unit = largest[n] - fraction_bits;
-        let finite = c[n].is_finite();
-        let old = if finite { c[n] as f64 } else { 0.0 } * power_of_two(-unit);
+    let [low, high] = &sums;
+    let sums = low.as_flattened().iter().zip(high.as_flattened());
+    for ((c, largest), (low, high)) in c.as_flattened_mut().iter_mut().zip(largest.as_flattened()).zip(sums) {
+        let unit = largest - fraction_bits;
+        let finite = c.is_finite();
+        let old = if finite { *c } else { 0.0 } as f64 * power_of_two(-unit);
         // SAFETY: finite, and its exponent is at most the largest: below 2^(24 + EXTRA).
         let old: i32 = unsafe { old.to_int_unchecked() };
-        let sum = (sums[0][n].wrapping_add(old) as f64 + sums[1][n] as f64) * power_of_two(unit);
+        let sum = (low.wrapping_add(old) as f64 + *high as f64) * power_of_two(unit);
         let new = if HALF { nearest_f16(sum) } else { cut_to_f32(sum) };
-        c[n] = if finite { new } else { canonical(c[n]) };
+        *c = if finite { new } else { canonical(*c) };
     }
+}
+
+/// Exponent of an accumulator; that of a zero where it is no number.
+#[inline(always)]
+fn exponent_of(c: f32) -> i32 {
+    let magnitude = c.to_bits() & 0x7fff_ffff;
+    let exponent = ((magnitude >> 23) as i32).max(1) - 127;
+    if magnitude == 0 || magnitude >= 0x7f80_0000 { ZERO_EXPONENT } else { exponent }
 }
 
 /// [`rows`] where an operand is infinite or NaN: blocks of the finite products, then what the others make
@@ -261,17 +266,17 @@ fn rows_with_specials<
     accumulator: &mut [[f32; COLUMNS]; M],
 ) {
     let (x, y) = (a.finite_part(), b.finite_part());
-    for (m, sums) in accumulator.iter_mut().enumerate() {
-        for start in (0..K).step_by(BLOCK) {
-            let old = *sums;
-            block::<M, K, BLOCK, EXTRA, HALF>(&x, &y, m, start, sums);
-            for n in 0..COLUMNS {
-                let products =
-                    (start..(start + BLOCK).min(K)).map(|k| a.significand[m][k] * b.significand[k][n]);
-                // Significands stand for their numbers here: inf * 0 and inf - inf are NaN, inf * x is inf.
-                let special: f32 = products.chain([old[n]]).filter(|x| !x.is_finite()).sum();
+    for start in (0..K).step_by(BLOCK) {
+        let old = *accumulator;
+        block::<M, K, BLOCK, EXTRA, HALF>(&x, &y, start, accumulator);
+        let ks = start..(start + BLOCK).min(K);
+        for (m, sums) in accumulator.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                // Significands stand for their numbers: inf * 0 and inf - inf are NaN, inf * x is inf.
+                let products = ks.clone().map(|k| a.significand[m][k] * b.significand[k][n]);
+                let special: f32 = products.chain([old[m][n]]).filter(|x| !x.is_finite()).sum();
                 if special != 0.0 {
-                    sums[n] = canonical(special);
+                    *sum = canonical(special);
                 }
             }
         }
