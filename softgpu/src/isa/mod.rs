@@ -11,7 +11,9 @@ mod control;
 mod copy;
 mod fence;
 mod integer;
+mod matrix_move;
 mod memory;
+mod mma;
 mod mov;
 mod warp;
 
@@ -33,6 +35,8 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "atom" | "red" => atomic::decode(d),
         "bar" | "barrier" => barrier::decode(d),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
+        "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
+        "mma" => mma::decode(d),
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
