@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports)] // each test binary uses a part
 
+pub mod fatbin;
 pub mod lab;
 mod random;
 mod vectors;
