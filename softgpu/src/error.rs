@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Result of everything that can fail.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The `CUresult` codes this driver can return, with their numbers in the CUDA driver API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

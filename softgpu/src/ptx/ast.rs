@@ -75,6 +75,19 @@ pub struct Module {
     pub variables: Vec<Variable>,
     /// Kernels, functions and their declarations, in order.
     pub functions: Vec<Function>,
+    /// `.alias` directives: further names of functions.
+    pub aliases: Vec<Alias>,
+}
+
+/// `.alias name, target;`: calls of `name`, which is only declared, go to `target`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The further name.
+    pub name: String,
+    /// The function that it stands for.
+    pub target: String,
+    /// Its line.
+    pub line: u32,
 }
 
 /// A variable: of the module, of a function, or a parameter.
@@ -92,7 +105,7 @@ pub struct Variable {
     pub align: usize,
     /// Size in bytes, all dimensions; 0 for `name[]`.
     pub bytes: usize,
-    /// Initial value; what is not given is zero.
+    /// Initial values other than zero; what is not given is zero.
     pub init: Vec<Init>,
     /// Line of its declaration.
     pub line: u32,
@@ -144,7 +157,7 @@ pub struct Function {
     pub required_threads: Option<[u32; 3]>,
     /// `.minnctapersm`.
     pub min_blocks: Option<u32>,
-    /// `.reqnctapercluster` or `.explicitcluster`, unnamed dimensions 1.
+    /// `.reqnctapercluster`, unnamed dimensions 1.
     pub cluster: Option<[u32; 3]>,
     /// Line of its name.
     pub line: u32,
@@ -182,6 +195,15 @@ pub enum Statement {
         /// Its label.
         name: String,
         /// The labels it lists.
+        targets: Vec<String>,
+        /// Line.
+        line: u32,
+    },
+    /// `name: .calltargets f, g;`
+    CallTargets {
+        /// Its label.
+        name: String,
+        /// The functions it lists.
         targets: Vec<String>,
         /// Line.
         line: u32,

@@ -1,0 +1,11 @@
+//! The machine that executes programs: memory, warps, blocks, grids.
+
+pub mod access;
+pub mod block;
+pub mod cluster;
+pub mod copies;
+pub mod grid;
+pub mod memory;
+pub mod registers;
+pub mod step;
+pub mod warp;

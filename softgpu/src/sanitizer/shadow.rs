@@ -1,0 +1,154 @@
+//! Access records of memory: for every 32-bit word, who wrote it last and who read it last.
+//!
+//! A record is exact, and only the last write and the last two reads (of different warps) are kept: what is
+//! reported is a race, but not every race is seen. The same record serves shared memory, where the block is
+//! always the same, and global memory.
+
+use super::clock::Clock;
+
+/// One access to a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Linear index of the block.
+    pub block: u32,
+    /// Stamp of its clock; 0 means no access.
+    pub stamp: u32,
+    /// Warp * 32 + lane.
+    pub thread: u16,
+    /// Bytes of the word.
+    pub bytes: u8,
+    /// Whether it was atomic or otherwise strong.
+    pub strong: bool,
+    /// Whether lanes of one warp share the record: their order among themselves is then not judged.
+    pub shared: bool,
+}
+
+impl Access {
+    /// Whether the two touch a byte in common and nothing orders `self` before `now`.
+    #[inline(always)]
+    fn conflicts(&self, now: &Access, clock: &Clock) -> bool {
+        if self.stamp == 0 || self.bytes & now.bytes == 0 || (self.strong && now.strong) {
+            return false;
+        }
+        if self.block == now.block {
+            let one_record = self.shared && self.same_warp(now);
+            !one_record && !clock.ordered(self.thread, self.stamp, now.thread)
+        } else {
+            !clock.knows(self.block, self.stamp)
+        }
+    }
+
+    #[inline(always)]
+    fn same_warp(&self, other: &Access) -> bool {
+        self.block == other.block && self.thread / 32 == other.thread / 32
+    }
+
+    /// Makes this the record of `now`, or of both when they belong to one stretch of one warp.
+    #[inline(always)]
+    fn follow(&mut self, now: Access) {
+        if self.same_warp(&now) && self.stamp == now.stamp && self.strong == now.strong {
+            let shared = self.shared || self.thread != now.thread;
+            *self = Access { bytes: self.bytes | now.bytes, shared, ..now };
+        } else {
+            *self = now;
+        }
+    }
+}
+
+/// What is known of one word.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cell {
+    /// Which life of the memory the records belong to (a launch, a block); others are void.
+    life: u32,
+    /// Bytes written in this life.
+    pub written: u8,
+    /// Asynchronous copies under way into it.
+    pub copies: u8,
+    write: Access,
+    read: Access,
+    older_read: Access,
+}
+
+/// A conflict: what the earlier access was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The earlier access.
+    pub earlier: Access,
+    /// Whether the earlier one was a write.
+    pub wrote: bool,
+}
+
+impl Cell {
+    /// Forgets what belongs to another life.
+    #[inline(always)]
+    pub fn enter(&mut self, life: u32) {
+        if self.life != life {
+            *self = Cell { life, ..Cell::default() };
+        }
+    }
+
+    /// Records a read.
+    #[inline(always)]
+    pub fn read(&mut self, now: Access, clock: &Clock) -> Option<Conflict> {
+        let conflict = self.write.conflicts(&now, clock);
+        if !self.read.same_warp(&now) {
+            self.older_read = self.read;
+        }
+        self.read.follow(now);
+        conflict.then_some(Conflict { earlier: self.write, wrote: true })
+    }
+
+    /// Records a write. `same_value` tells that the bytes do not change: lanes of one warp may store one value
+    /// to one place.
+    #[inline(always)]
+    pub fn write(&mut self, now: Access, clock: &Clock, same_value: bool) -> Option<Conflict> {
+        let mut conflict = None;
+        if self.write.conflicts(&now, clock) && !(same_value && self.write.same_warp(&now)) {
+            conflict = Some(Conflict { earlier: self.write, wrote: true });
+        } else if self.read.conflicts(&now, clock) {
+            conflict = Some(Conflict { earlier: self.read, wrote: false });
+        } else if self.older_read.conflicts(&now, clock) {
+            conflict = Some(Conflict { earlier: self.older_read, wrote: false });
+        }
+        self.write.follow(now);
+        self.written |= now.bytes;
+        conflict
+    }
+}
+
+/// Records of one page of global memory.
+pub struct Page {
+    cells: Box<[Cell]>,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { cells: vec![Cell::default(); Self::BYTES / 4].into_boxed_slice() }
+    }
+}
+
+impl Page {
+    /// Bytes of memory that one page describes.
+    pub const BYTES: usize = 4096;
+
+    /// The word that holds the byte at `offset` of the page, as of `life`.
+    #[inline(always)]
+    pub fn cell(&mut self, offset: usize, life: u32) -> &mut Cell {
+        let cell = &mut self.cells[offset / 4];
+        cell.enter(life);
+        cell
+    }
+}
+
+/// Calls `f(word offset, byte mask)` for every 32-bit word of `offset..offset + bytes`.
+#[inline(always)]
+pub fn words(offset: usize, bytes: usize, mut f: impl FnMut(usize, u8)) {
+    let end = offset + bytes;
+    let mut word = offset & !3;
+    while word < end {
+        let first = offset.max(word) - word;
+        let last = end.min(word + 4) - word;
+        f(word, ((0xFu32 >> (4 - (last - first))) << first) as u8);
+        word += 4;
+    }
+}
