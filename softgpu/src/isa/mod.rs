@@ -3,13 +3,19 @@
 //! Decoding gives a closure that holds everything known at load (registers, constants, the variant), so that
 //! executing an instruction is one call for 32 lanes. A new instruction is a new arm in its family's `decode`.
 
+mod atomic;
 mod barrier;
 mod builtin;
 mod compare;
 mod control;
+mod copy;
+mod fence;
 mod integer;
+mod matrix_move;
 mod memory;
+mod mma;
 mod mov;
+mod warp;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
@@ -26,7 +32,14 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
         "setp" | "set" | "slct" => compare::decode(d),
+        "atom" | "red" => atomic::decode(d),
         "bar" | "barrier" => barrier::decode(d),
+        "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
+        "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
+        "mma" => mma::decode(d),
+        "cp" => copy::decode(d),
+        "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
+        | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
         "add" | "sub" | "mul" | "mad" | "and" => integer::decode(d),
         _ => Err(d.unsupported()),
     };

@@ -1,4 +1,10 @@
 //! What the tests share.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, unused_imports)] // each test binary uses a part
 
+pub mod fatbin;
 pub mod lab;
+mod random;
+mod vectors;
+
+pub use random::Random;
+pub use vectors::recorded;
