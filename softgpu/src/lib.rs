@@ -6,6 +6,7 @@ pub mod error;
 pub mod image;
 pub mod isa;
 pub mod machine;
+pub mod numeric;
 pub mod options;
 pub mod program;
 pub mod ptx;
