@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub mod lab;
+pub mod lanes;
 
 use std::collections::HashMap;
 use std::io::Read;
