@@ -9,33 +9,13 @@ use super::lab::{Arg, Lab, module};
 /// Lanes of one check.
 const LANES: usize = 4096;
 /// Numbers at which instructions change their behaviour, for every width.
-const EDGES: [u64; 26] = [
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    15,
-    16,
-    17,
-    24,
-    31,
-    32,
-    33,
-    63,
-    64,
-    65,
-    0x8000,
-    0x7FFF,
-    0xFFFF_FFFF,
-    0x8000_0000,
-    0x7FFF_FFFF,
-    u64::MAX,
-    1 << 63,
-    u64::MAX >> 1,
-    0xFFFF_0000_8000_7FFF,
-    0x0102_0304_8586_8788,
+#[rustfmt::skip]
+const EDGES: [u64; 36] = [
+    0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 0x8000, 0x7FFF, 0xFFFF_FFFF, 0x8000_0000,
+    0x7FFF_FFFF, u64::MAX, 1 << 63, u64::MAX >> 1, 0xFFFF_0000_8000_7FFF, 0x0102_0304_8586_8788,
+    // Floating-point numbers: one, infinities, NaN, subnormal ones; halves first.
+    0x3C00_BC00, 0x7C00_FC00, 0x8001_03FF, 0x3F80_7F80, 0xFF80_7FC0, 0x8000_0001, 0x3FF0 << 48, 0x7FF0 << 48,
+    0xFFF8 << 48, 0x8000_0000_0000_0001,
 ];
 
 /// The inputs of one lane; those that an instruction does not have are 0.
