@@ -1,7 +1,7 @@
 //! The container of nvcc: several programs, for several architectures, in one image.
 //!
-//! All numbers are little-endian. A header of [`HEADER`] bytes (magic u32, version u16, its size u16, size of all
-//! entries u64) is followed by entries, each a header of its own and a payload:
+//! All numbers are little-endian. A header of [`HEADER`] bytes (magic u32, version u16, its size u16, size of
+//! all entries u64) is followed by entries, each a header of its own and a payload:
 //!
 //! | offset | field                                      |
 //! |--------|--------------------------------------------|
@@ -27,7 +27,7 @@ pub(super) const HEADER: usize = 16;
 /// Size of the fields of an entry that are known; PTX entries have more behind them.
 const ENTRY: usize = 64;
 
-/// Largest fatbin that is read through a pointer: a corrupt size must not make us read gigabytes of other memory.
+/// Largest fatbin that is read: through a pointer, nothing but this stands against a corrupt size.
 const MAX_LENGTH: usize = 4 << 30;
 
 const KIND_PTX: u16 = 1;

@@ -31,12 +31,11 @@ pub fn read(image: &[u8], arch: u32) -> Result<String> {
     text(image)
 }
 
-/// PTX text of an image in memory whose length is not known, as `cuModuleLoadData` gets it: PTX text that ends with
-/// a NUL, a fatbin, or the structure that nvcc puts in front of an embedded fatbin.
+/// PTX text of an image in memory whose length is not known, as `cuModuleLoadData` gets it: PTX text that
+/// ends with a NUL, a fatbin, or the structure that nvcc puts in front of an embedded fatbin.
 ///
 /// # Safety
-/// `image` is null or points to one of these, complete and readable while this runs. The first four bytes
-/// must be readable whatever they are.
+/// `image` is null or points to one of these, complete and readable while this runs.
 pub unsafe fn from_pointer(image: *const c_void, arch: u32) -> Result<String> {
     let mut image = image.cast::<u8>();
     if image.is_null() {

@@ -3,21 +3,27 @@
 //! Decoding gives a closure that holds everything known at load (registers, constants, the variant), so that
 //! executing an instruction is one call for 32 lanes. A new instruction is a new arm in its family's `decode`.
 
+mod atomic;
 mod barrier;
 mod bits;
 mod builtin;
 mod carry;
 mod compare;
 mod control;
+mod copy;
+mod fence;
 mod integer;
 mod lanewise;
 mod logic;
+mod matrix_move;
 mod memory;
+mod mma;
 mod mov;
 mod packed;
 mod select;
 mod shift;
 mod space;
+mod warp;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
@@ -35,7 +41,6 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
         "setp" | "set" | "slct" | "testp" => compare::decode(d),
-        "bar" | "barrier" => barrier::decode(d),
         "add" | "sub" | "mul" | "mad" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
         "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "dp4a" | "dp2a" => integer::decode(d),
         "and" | "or" | "xor" | "not" | "cnot" | "lop3" => logic::decode(d),
@@ -44,6 +49,14 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
             bits::decode(d)
         }
         "isspacep" => space::decode(d),
+        "atom" | "red" => atomic::decode(d),
+        "bar" | "barrier" => barrier::decode(d),
+        "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
+        "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
+        "mma" => mma::decode(d),
+        "cp" => copy::decode(d),
+        "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
+        | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])

@@ -373,6 +373,11 @@ impl Step<'_> {
         }
     }
 
+    /// Counts a request that reads global memory on its way elsewhere.
+    pub fn count_request(&mut self, space: Space, at: &[u64; 32], mask: u32, bytes: usize) {
+        self.count(space, at, mask, bytes, false);
+    }
+
     fn count(&mut self, space: Space, at: &[u64; 32], mask: u32, bytes: usize, write: bool) {
         if mask == 0 {
             return;

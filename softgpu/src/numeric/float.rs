@@ -154,21 +154,34 @@ pub fn fma_odd(a: f32, b: f32, c: f32) -> f64 {
     sum_odd(a as f64 * b as f64, c as f64)
 }
 
-/// `x + y` rounded to odd: an inexact sum has a last bit of 1.
-///
-/// Neither the sum nor the error term overflows: the numbers come from products of f32.
-#[inline(always)]
-fn sum_odd(x: f64, y: f64) -> f64 {
-    let sum = x + y;
-    let virtual_y = sum - x;
-    let error = (x - (sum - virtual_y)) + (y - virtual_y);
-    let bits = sum.to_bits();
-    let even = 1 - (bits & 1);
-    // With an infinity the error is NaN and both comparisons fail.
-    let outward = if sum > 0.0 { error } else { -error };
-    let (up, down) = ((outward > 0.0) as u64, (outward < 0.0) as u64);
-    f64::from_bits(bits.wrapping_add(up & even).wrapping_sub(down & even))
+macro_rules! sum_odd {
+    ($(#[$doc:meta])* $name:ident, $float:ty, $bits:ty) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub(super) fn $name(x: $float, y: $float) -> $float {
+            let sum = x + y;
+            let virtual_y = sum - x;
+            let error = (x - (sum - virtual_y)) + (y - virtual_y);
+            let bits = sum.to_bits();
+            let even = 1 - (bits & 1);
+            // With an infinity the error is NaN and both comparisons fail.
+            let outward = if sum > 0.0 { error } else { -error };
+            let (up, down) = ((outward > 0.0) as $bits, (outward < 0.0) as $bits);
+            <$float>::from_bits(bits.wrapping_add(up & even).wrapping_sub(down & even))
+        }
+    };
 }
+
+sum_odd!(
+    /// `x + y` rounded to odd: an inexact sum has a last bit of 1. Its exponents are those of products of
+    /// f32: nothing overflows.
+    sum_odd, f64, u64
+);
+sum_odd!(
+    /// `x + y` rounded to odd: an inexact sum has a last bit of 1. Its exponents are those of products of
+    /// f16: nothing overflows.
+    sum_odd_f32, f32, u32
+);
 
 /// Rounds `sum`, which is `x + y` rounded to odd; an exact zero gets the sign that `round` gives it.
 #[inline(always)]

@@ -1,17 +1,10 @@
 //! Arithmetic on f16 and bf16, each result rounded once.
 //!
-//! Packed instructions (`.f16x2`, `.bf16x2`) apply these to both halves of a register; see [`both`].
+//! Packed instructions (`.f16x2`, `.bf16x2`) are those with `_x2` in their name.
 
-use super::float::{fma_odd, saturate};
+use super::approx::{ex2_half, tanh_half};
+use super::float::{fma_odd, saturate, sum_odd_f32};
 use super::half::{Half, NAN_HALF, f64_to_f32_odd};
-
-/// Applies `f` to both halves of each register.
-#[inline(always)]
-pub fn both<const N: usize>(registers: [u32; N], f: impl Fn([u16; N]) -> u16) -> u32 {
-    let low = f(registers.map(|r| r as u16));
-    let high = f(registers.map(|r| (r >> 16) as u16));
-    (high as u32) << 16 | low as u32
-}
 
 /// The modifiers of f16 and bf16 arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,8 +59,15 @@ pub fn mul(kind: Half, a: u16, b: u16, with: Modifiers) -> u16 {
 /// `fma`
 #[inline(always)]
 pub fn fma(kind: Half, a: u16, b: u16, c: u16, with: Modifiers) -> u16 {
-    let [a, b, c] = [a, b, c].map(|x| kind.widen(operand(kind, x, with)));
-    finish(kind, f64_to_f32_odd(fma_odd(a, b, c)), with)
+    let a = kind.widen(operand(kind, a, with));
+    let b = kind.widen(operand(kind, b, with));
+    let c = kind.widen(operand(kind, c, with));
+    let odd = match kind {
+        // f32 holds a product of f16 exactly, and has digits enough for the sum.
+        Half::F16 => sum_odd_f32(a * b, c),
+        Half::Bf16 => f64_to_f32_odd(fma_odd(a, b, c)),
+    };
+    finish(kind, odd, with)
 }
 
 /// `neg`
@@ -118,4 +118,57 @@ pub fn min(kind: Half, a: u16, b: u16, with: Pick) -> u16 {
 #[inline(always)]
 pub fn max(kind: Half, a: u16, b: u16, with: Pick) -> u16 {
     pick(kind, a, b, with, true)
+}
+
+/// The lower and the upper half of a packed register.
+#[inline(always)]
+pub fn halves(register: u32) -> (u16, u16) {
+    (register as u16, (register >> 16) as u16)
+}
+
+/// A packed register of its lower and upper half.
+#[inline(always)]
+pub fn pack(low: u16, high: u16) -> u32 {
+    (high as u32) << 16 | low as u32
+}
+
+/// Packed forms. (Not one function that takes a closure: closures cannot be forced inline, and a loop over
+/// lanes with a call in it does not vectorise.)
+macro_rules! packed {
+    ($($(#[$doc:meta])* $name:ident = $one:path, ($($operand:ident),+), $with:ty;)+) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(kind: Half, $($operand: u32,)+ with: $with) -> u32 {
+            $(let $operand = halves($operand);)+
+            pack($one(kind, $($operand.0,)+ with), $one(kind, $($operand.1,)+ with))
+        }
+    )+};
+}
+
+packed! {
+    /// `add` of both halves.
+    add_x2 = add, (a, b), Modifiers;
+    /// `sub` of both halves.
+    sub_x2 = sub, (a, b), Modifiers;
+    /// `mul` of both halves.
+    mul_x2 = mul, (a, b), Modifiers;
+    /// `fma` of both halves.
+    fma_x2 = fma, (a, b, c), Modifiers;
+    /// `min` of both halves.
+    min_x2 = min, (a, b), Pick;
+    /// `max` of both halves.
+    max_x2 = max, (a, b), Pick;
+    /// `neg` of both halves; `with` is `.ftz`.
+    neg_x2 = neg, (a), bool;
+    /// `abs` of both halves; `with` is `.ftz`.
+    abs_x2 = abs, (a), bool;
+    /// `ex2.approx` of both halves; `with` is `.ftz`.
+    ex2_x2 = ex2_half, (a), bool;
+}
+
+/// `tanh.approx` of both halves.
+#[inline(always)]
+pub fn tanh_x2(kind: Half, a: u32) -> u32 {
+    let (low, high) = halves(a);
+    pack(tanh_half(kind, low), tanh_half(kind, high))
 }

@@ -201,6 +201,8 @@ fn block<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, c
     c: &mut [[f32; COLUMNS]; M],
 ) {
     debug_assert!(a.finite && b.finite);
+    // Integers here wrap in form only: exponents are small, and checks would keep the loops of debug builds
+    // from vectorising.
     let fraction_bits = 23 + EXTRA;
     let ks = start..(start + BLOCK).min(K);
 
@@ -214,15 +216,16 @@ fn block<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, c
         let row = &mut largest[m];
         for k in ks.clone() {
             for (largest, exponent) in row.iter_mut().zip(b.exponent[k]) {
-                *largest = (*largest).max(a.exponent[m][k] + exponent);
+                *largest = (*largest).max(a.exponent[m][k].wrapping_add(exponent));
             }
         }
         for k in ks.clone() {
             let sums = &mut sums[(k - start) / 8 % 2][m];
             for n in 0..COLUMNS {
                 // Below 2^-60 of the largest nothing is left; the bound keeps the scale a normal number.
-                let down = (a.exponent[m][k] + b.exponent[k][n] - row[n]).max(-60);
-                let scale = f32::from_bits(((down + fraction_bits + 127) as u32) << 23);
+                let exponent = a.exponent[m][k].wrapping_add(b.exponent[k][n]);
+                let down = exponent.wrapping_sub(row[n]).max(-60);
+                let scale = f32::from_bits((down.wrapping_add(fraction_bits + 127) as u32) << 23);
                 let term = a.significand[m][k] * b.significand[k][n] * scale;
                 // SAFETY: significands are finite and below 2, `down` is at most 0: |term| < 2^(25 + EXTRA).
                 sums[n] = sums[n].wrapping_add(unsafe { term.to_int_unchecked::<i32>() });
@@ -232,9 +235,9 @@ fn block<const M: usize, const K: usize, const BLOCK: usize, const EXTRA: i32, c
     let [low, high] = &sums;
     let sums = low.as_flattened().iter().zip(high.as_flattened());
     for ((c, largest), (low, high)) in c.as_flattened_mut().iter_mut().zip(largest.as_flattened()).zip(sums) {
-        let unit = largest - fraction_bits;
+        let unit = largest.wrapping_sub(fraction_bits);
         let finite = c.is_finite();
-        let old = if finite { *c } else { 0.0 } as f64 * power_of_two(-unit);
+        let old = if finite { *c } else { 0.0 } as f64 * power_of_two(unit.wrapping_neg());
         // SAFETY: finite, and its exponent is at most the largest: below 2^(24 + EXTRA).
         let old: i32 = unsafe { old.to_int_unchecked() };
         let sum = (low.wrapping_add(old) as f64 + *high as f64) * power_of_two(unit);
@@ -286,7 +289,7 @@ fn rows_with_specials<
 /// `2^e` for exponents of normal doubles.
 #[inline(always)]
 fn power_of_two(e: i32) -> f64 {
-    f64::from_bits(((e + 1023) as u64) << 52)
+    f64::from_bits((e.wrapping_add(1023) as u64) << 52)
 }
 
 /// `x` cut to the bits of an f32; beyond its range infinity.

@@ -171,8 +171,8 @@ impl Parser<'_> {
     }
 }
 
-/// One binary operation in the 64-bit arithmetic of PTX constant expressions; the error says why there is none.
-fn apply(operator: &str, left: Constant, right: Constant) -> std::result::Result<Constant, String> {
+/// One binary operation in the 64-bit arithmetic of constant expressions; the error says why there is none.
+fn apply(operator: &str, left: Constant, right: Constant) -> Result<Constant, String> {
     let (Constant::Int { bits: a, unsigned: ua }, Constant::Int { bits: b, unsigned: ub }) = (left, right)
     else {
         return Err(format!("`{operator}` of a floating-point constant"));

@@ -124,7 +124,7 @@ fn part_length(bytes: &[u8]) -> usize {
     length
 }
 
-/// Length of a literal; what its letters mean is decided later. `0f3F80+4` ends before the sign, `1.5e+4` does not.
+/// Length of a literal; what its letters mean is decided later. `0xE+4` ends before the sign, `1.5e+4` not.
 fn number_length(bytes: &[u8]) -> usize {
     let decimal = !matches!(bytes, [b'0', b'x' | b'X' | b'f' | b'F' | b'd' | b'D', ..]);
     let mut length = 1;

@@ -53,8 +53,8 @@ impl Parser<'_> {
         match space(self.peek().text).filter(|_| self.peek().kind == Kind::Dot) {
             Some(space) => {
                 self.next();
-                statements
-                    .extend(self.variables(space, linkage.external)?.into_iter().map(Statement::Variable));
+                let variables = self.variables(space, linkage.external)?;
+                statements.extend(variables.into_iter().map(Statement::Variable));
                 Ok(())
             }
             None => Err(self.expected("a directive that a body may hold")),
@@ -67,29 +67,32 @@ impl Parser<'_> {
         let ty = Type::parse(ty.text.trim_start_matches('.')).ok_or_else(|| {
             error_at(ty.line, format!("registers of type `{}` are not supported", quote(ty.text)))
         })?;
-        statements.extend(self.list(|parser| {
+        let registers = self.list(|parser| {
             let line = parser.line();
-            let name = parser.name("the name of a register")?.to_owned();
-            let mut count = None;
-            if parser.accept("<") {
-                // A plain number, for the `>` behind it is no operator.
-                let number = parser.expect_kind(Kind::Number, "a number of registers")?;
-                let parsed = number.text.parse::<u32>();
-                count = Some(parsed.map_err(|_| {
-                    error_at(line, format!("`{}` is no number of registers", quote(number.text)))
-                })?);
-                parser.expect(">")?;
-            }
+            let name = parser.name("the name of a register")?;
+            let count = parser.register_count()?;
             *left = left.checked_sub(count.unwrap_or(1)).ok_or_else(|| {
-                let name = quote(&name);
-                error_at(
-                    line,
-                    format!("with `{name}` the function declares more than {MAX_REGISTERS} registers"),
-                )
+                let name = quote(name);
+                error_at(line, format!("with `{name}` the function has more than {MAX_REGISTERS} registers"))
             })?;
-            Ok(Statement::Register { name, count, ty, line })
-        })?);
+            Ok(Statement::Register { name: name.to_owned(), count, ty, line })
+        })?;
+        statements.extend(registers);
         self.expect(";")
+    }
+
+    /// `<5>` behind the name of a register, or nothing.
+    fn register_count(&mut self) -> Result<Option<u32>> {
+        if !self.accept("<") {
+            return Ok(None);
+        }
+        // A plain number and no expression, for the `>` behind it is no operator.
+        let number = self.expect_kind(Kind::Number, "a number of registers")?;
+        let count = number.text.parse().map_err(|_| {
+            error_at(number.line, format!("`{}` is no number of registers", quote(number.text)))
+        })?;
+        self.expect(">")?;
+        Ok(Some(count))
     }
 
     /// A label, with the directive that only a label can precede.
