@@ -8,9 +8,13 @@ mod barrier;
 mod builtin;
 mod compare;
 mod control;
+mod convert;
 mod copy;
 mod fence;
+mod float;
+mod half;
 mod integer;
+mod lanewise;
 mod memory;
 mod mov;
 mod warp;
@@ -18,6 +22,7 @@ mod warp;
 use crate::Result;
 use crate::machine::step::{Execution, Step};
 use crate::program::decoder::Decoder;
+use crate::ptx::ast::Type;
 
 /// What an instruction does for the lanes of a mask, which is never empty.
 pub type Code = Box<dyn Fn(&mut Step<'_>, u32) -> Execution + Send + Sync>;
@@ -36,10 +41,24 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
-        "add" | "sub" | "mul" | "mad" | "and" => integer::decode(d),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "neg" | "abs" | "min" | "max" => arithmetic(d),
+        "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
+            arithmetic(d)
+        }
+        "cvt" => convert::decode(d),
+        "and" => integer::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])
+}
+
+/// Arithmetic: the type chooses the family.
+fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    match d.ty()? {
+        Type::F32 | Type::F32x2 | Type::F64 => float::decode(d),
+        Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half::decode(d),
+        _ => integer::decode(d),
+    }
 }
 
 /// A code that goes on with the next instruction.

@@ -2,7 +2,9 @@
 #![allow(dead_code, unused_imports)] // each test binary uses a part
 
 pub mod lab;
+pub mod lanes;
 mod random;
+pub mod reference;
 mod vectors;
 
 pub use random::Random;
