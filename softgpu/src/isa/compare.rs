@@ -15,7 +15,6 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         "setp" => select::setp(d),
         "set" => select::set(d),
         "slct" => select::slct(d),
-        "testp" => select::testp(d),
         _ => Err(d.unsupported()),
     }
 }
@@ -128,6 +127,7 @@ fn halves(c: Comparison, a: R, b: R, key: impl Fn(u16) -> f32 + Copy + Send + Sy
 }
 
 /// One closure for each relation, so that the choice is made at load and not for every lane.
+#[allow(clippy::double_comparisons)] // `!=` would also hold for NaN
 fn test<S: Slot, K: PartialOrd>(
     c: Comparison,
     a: S,

@@ -5,7 +5,7 @@ use super::{Code, plain};
 use crate::Result;
 use crate::machine::registers::{D, R, Slot};
 use crate::program::decoder::Decoder;
-use crate::ptx::ast::Operand;
+use crate::ptx::ast::{Operand, Type};
 
 /// A register file as the decoder hands out its registers.
 pub(super) trait File: Slot {
@@ -39,10 +39,24 @@ pub(super) trait Value: Copy + Send + Sync + 'static {
     type File: File;
     fn read(lane: <Self::File as Slot>::Lane) -> Self;
     fn write(self) -> <Self::File as Slot>::Lane;
+
+    /// Refuses constants of the other kind: PTX does not convert them.
+    fn check(d: &Decoder<'_, '_>, operand: &Operand) -> Result<()> {
+        match operand {
+            Operand::F32(_) | Operand::F64(_) => {
+                Err(d.fail("a floating-point constant where an integer or a bit pattern is needed"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
+/// Two halves in one register.
+#[derive(Clone, Copy)]
+pub(super) struct Packed(pub u32);
+
 macro_rules! value {
-    ($($ty:ty, $file:ty, |$lane:ident| $read:expr, |$value:ident| $write:expr;)*) => {$(
+    ($($ty:ty, $file:ty, |$lane:ident| $read:expr, |$value:ident| $write:expr $(, $check:ident)?;)*) => {$(
         impl Value for $ty {
             type File = $file;
 
@@ -56,6 +70,10 @@ macro_rules! value {
                 let $value = self;
                 $write
             }
+
+            $(fn check(d: &Decoder<'_, '_>, operand: &Operand) -> Result<()> {
+                $check(d, operand)
+            })?
         }
     )*};
 }
@@ -67,13 +85,24 @@ value! {
     i32, R, |lane| lane as i32, |v| v as u32;
     u64, D, |lane| lane, |v| v;
     i64, D, |lane| lane as i64, |v| v as u64;
-    f32, R, |lane| f32::from_bits(lane), |v| v.to_bits();
-    f64, D, |lane| f64::from_bits(lane), |v| v.to_bits();
+    Packed, R, |lane| Packed(lane), |v| v.0;
+    f32, R, |lane| f32::from_bits(lane), |v| v.to_bits(), no_integer;
+    f64, D, |lane| f64::from_bits(lane), |v| v.to_bits(), no_integer;
+    [f32; 2], D, |lane| [f32::from_bits(lane as u32), f32::from_bits((lane >> 32) as u32)],
+        |v| u64::from(v[1].to_bits()) << 32 | u64::from(v[0].to_bits());
+}
+
+fn no_integer(d: &Decoder<'_, '_>, operand: &Operand) -> Result<()> {
+    match operand {
+        Operand::Int(v) => Err(d.fail(format!("the integer {v} where a floating-point number is needed"))),
+        _ => Ok(()),
+    }
 }
 
 /// Operand `k` as a source of the file of `A`.
 pub(super) fn source<A: Value>(d: &mut Decoder<'_, '_>, k: usize) -> Result<A::File> {
     let operand = d.operand(k)?;
+    A::check(d, operand)?;
     A::File::source(d, operand)
 }
 
@@ -90,7 +119,15 @@ pub(super) fn unary<X: Value, A: Value>(
 ) -> Result<Code> {
     d.expect(2..=2)?;
     let (x, a) = (destination::<X>(d)?, source::<A>(d, 1)?);
-    plain(move |s, m| s.map1(x, a, m, |a| f(A::read(a)).write()))
+    plain(move |s, m| {
+        s.map1(
+            x,
+            a,
+            m,
+            #[inline(always)]
+            |a| f(A::read(a)).write(),
+        )
+    })
 }
 
 /// `op x, a, b`
@@ -100,7 +137,15 @@ pub(super) fn binary<X: Value, A: Value, B: Value>(
 ) -> Result<Code> {
     d.expect(3..=3)?;
     let (x, a, b) = (destination::<X>(d)?, source::<A>(d, 1)?, source::<B>(d, 2)?);
-    plain(move |s, m| s.map2(x, (a, b), m, |a, b| f(A::read(a), B::read(b)).write()))
+    plain(move |s, m| {
+        s.map2(
+            x,
+            (a, b),
+            m,
+            #[inline(always)]
+            |a, b| f(A::read(a), B::read(b)).write(),
+        )
+    })
 }
 
 /// `op x, a, b, c`
@@ -111,5 +156,38 @@ pub(super) fn ternary<X: Value, A: Value, B: Value, C: Value>(
     d.expect(4..=4)?;
     let x = destination::<X>(d)?;
     let from = (source::<A>(d, 1)?, source::<B>(d, 2)?, source::<C>(d, 3)?);
-    plain(move |s, m| s.map3(x, from, m, |a, b, c| f(A::read(a), B::read(b), C::read(c)).write()))
+    plain(move |s, m| {
+        s.map3(
+            x,
+            from,
+            m,
+            #[inline(always)]
+            |a, b, c| f(A::read(a), B::read(b), C::read(c)).write(),
+        )
+    })
 }
+
+/// Refuses modifiers that are neither types nor among `allowed` (separated by spaces).
+pub(super) fn permit(d: &Decoder<'_, '_>, allowed: &str) -> Result<()> {
+    let known = |m: &str| Type::parse(m).is_some() || allowed.split(' ').any(|a| a == m);
+    match d.inst.modifiers.iter().find(|m| !known(m)) {
+        Some(other) => Err(d.fail(format!("`.{other}` is no modifier of this form, or not supported"))),
+        None => Ok(()),
+    }
+}
+
+/// Code for a value that is known at load: `$name` is a constant in `$code` if the value is one of the common
+/// ones, so that the choices on it vanish from the loop over lanes; else a variable.
+macro_rules! specialise {
+    ($value:expr, $type:ty: [$($common:expr),+ $(,)?], $name:ident => $code:expr) => {
+        match $value {
+            $(value if value == $common => {
+                #[allow(non_upper_case_globals)]
+                const $name: $type = $common;
+                $code
+            })+
+            $name => $code,
+        }
+    };
+}
+pub(super) use specialise;

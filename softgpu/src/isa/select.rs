@@ -1,10 +1,9 @@
-//! What comparisons give: predicates (`setp`, `testp`), values (`set`), or one of two operands (`slct`).
+//! What comparisons give: predicates (`setp`), values (`set`), or one of two operands (`slct`).
 
 use super::compare::{Test, comparison};
-use super::lanewise::{Value, destination, source, ternary};
+use super::lanewise::{Value, destination, ternary};
 use super::{Code, plain};
 use crate::Result;
-use crate::machine::registers::Slot;
 use crate::machine::step::Step;
 use crate::numeric::float::flush;
 use crate::program::decoder::{Decoder, Pred};
@@ -123,38 +122,4 @@ fn selected<T: Value, C: Value>(
     first: impl Fn(C) -> bool + Send + Sync + 'static,
 ) -> Result<Code> {
     ternary(d, move |a: T, b: T, c: C| if first(c) { a } else { b })
-}
-
-/// `testp`: what kind of number it is.
-pub(super) fn testp(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    match d.ty()? {
-        Type::F32 => kind::<u32>(d, |a| f32::from_bits(a).classify()),
-        Type::F64 => kind::<u64>(d, |a| f64::from_bits(a).classify()),
-        _ => Err(d.unsupported()),
-    }
-}
-
-fn kind<T: Value>(
-    d: &mut Decoder<'_, '_>,
-    classify: impl Fn(T) -> std::num::FpCategory + Send + Sync + 'static,
-) -> Result<Code> {
-    use std::num::FpCategory::*;
-    d.expect(2..=2)?;
-    let wanted: &[std::num::FpCategory] =
-        match d.one_of(&["finite", "infinite", "number", "notanumber", "normal", "subnormal"]) {
-            Some(0) => &[Zero, Subnormal, Normal],
-            Some(1) => &[Infinite],
-            Some(2) => &[Zero, Subnormal, Normal, Infinite],
-            Some(3) => &[Nan],
-            Some(4) => &[Normal],
-            Some(5) => &[Subnormal],
-            _ => return Err(d.fail("it names no kind of number")),
-        };
-    let a = source::<T>(d, 1)?;
-    let p = d.dst_p(d.operand(0)?)?;
-    plain(move |s, m| {
-        let values = a.get(&s.warp.registers);
-        let held = s.lanes_where(m, |lane| wanted.contains(&classify(T::read(values[lane]))));
-        s.set_pred(p, held, m);
-    })
 }
