@@ -221,13 +221,13 @@ fn end(stream: Handle) -> Result<Arc<Graph>> {
             joined &= part.tail.iter().all(|node| before.contains(node));
         }
     }
-    let outcome = match joined {
-        true => capture.usable(),
-        false => Err(Error::new(
-            Code::StreamCaptureUnjoined,
-            "a stream that joined the capture was not waited for",
-        )),
-    };
+    let outcome = capture.usable().and_then(|()| match joined {
+        true => Ok(()),
+        false => {
+            let text = "a stream that joined the capture was not waited for";
+            Err(Error::new(Code::StreamCaptureUnjoined, text))
+        }
+    });
     outcome.map(|()| capture.graph.clone()).inspect_err(|_| capture.graph.destroy(here.driver))
 }
 

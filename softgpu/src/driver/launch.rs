@@ -7,15 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::abi::{CUlaunchAttribute, CUlaunchConfig, Handle, In, Out};
 use super::call::api;
 use super::module::Function;
-use super::occupancy::{LARGE_CLUSTER, PORTABLE_CLUSTER, blocks};
+use super::occupancy::{LARGE_CLUSTER, PORTABLE_CLUSTER};
 use super::state::{Driver, Here, here, lock};
 use super::work::{Op, submit};
-use crate::machine::grid::Launch;
+use crate::machine::grid::{self, Launch};
 use crate::{Code, Error, Result};
-
-/// Most blocks of a grid and most threads of a block in x, y, z.
-const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65535, 65535];
-const MOST_THREADS: [u32; 3] = [1024, 1024, 64];
 
 /// The shape of a launch, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,31 +40,18 @@ impl Call {
 }
 
 fn count(dims: [u32; 3]) -> u64 {
-    // The first two fit 2^31 * 2^16; beyond that only the comparison with a limit counts.
     dims.iter().fold(1u64, |n, d| n.saturating_mul(u64::from(*d)))
 }
 
 impl Shape {
     /// Checks as a real driver does, with its codes.
     pub fn checked(self, driver: &Driver, function: &Function) -> Result<Self> {
-        let Shape { grid, block, dynamic_shared, .. } = self;
-        let kernel = function.kernel();
+        let Shape { grid, block, cluster, dynamic_shared, cooperative } = self;
+        let (kernel, chip) = (function.kernel(), driver.options.chip);
         let fail = |code, text: String| Err(Error::new(code, format!("launch of {}: {text}", kernel.name)));
-        if grid.contains(&0) || grid.iter().zip(MOST_BLOCKS).any(|(n, most)| *n > most) {
-            let text = format!("a grid of {grid:?} blocks, 1 to {MOST_BLOCKS:?} are possible");
-            return fail(Code::InvalidValue, text);
-        }
         let threads = count(block);
-        if threads == 0 || threads > 1024 || block.iter().zip(MOST_THREADS).any(|(n, most)| *n > most) {
-            let text =
-                format!("a block of {block:?} threads, 1 to {MOST_THREADS:?} and 1024 in all are possible");
-            return fail(Code::InvalidValue, text);
-        }
-        if let Some(required) = kernel.required_threads.filter(|required| *required != block) {
-            let text = format!("a block of {block:?} threads, .reqntid asks for {required:?}");
-            return fail(Code::InvalidValue, text);
-        }
-        if threads > u64::from(function.max_threads()) {
+        if threads > u64::from(function.max_threads()) && threads <= 1024 && kernel.required_threads.is_none()
+        {
             let text = format!("{threads} threads in a block, .maxntid allows {}", function.max_threads());
             return fail(Code::LaunchOutOfResources, text);
         }
@@ -81,36 +64,25 @@ impl Shape {
             );
             return fail(Code::InvalidValue, text);
         }
-        self.check_cluster(driver, function)?;
-        if self.cooperative {
-            let each = blocks(driver, function, threads as u32, dynamic_shared as usize);
-            let resident = u64::from(each) * u64::from(driver.options.chip.multiprocessors);
-            if count(grid) > resident {
-                let text = format!("{} cooperative blocks, {resident} fit on the device", count(grid));
-                return fail(Code::CooperativeLaunchTooLarge, text);
-            }
-        }
-        Ok(self)
-    }
-
-    fn check_cluster(&self, driver: &Driver, function: &Function) -> Result<()> {
-        let Shape { grid, cluster, .. } = *self;
-        let chip = driver.options.chip;
         let most = if function.large_clusters.load(Relaxed) { LARGE_CLUSTER } else { PORTABLE_CLUSTER };
-        let text = match count(cluster) {
-            0 => "a cluster has no blocks".to_string(),
-            1 => return Ok(()),
-            _ if chip.capability < 90 => format!("{} has no clusters", chip.arch),
-            n if n > u64::from(most) => {
-                format!("a cluster of {cluster:?} blocks, {most} in all are possible")
+        match count(cluster) {
+            0..=1 => {}
+            _ if chip.capability < 90 => {
+                return fail(Code::InvalidClusterSize, format!("{} has no clusters", chip.arch));
             }
-            _ if grid.iter().zip(cluster).any(|(n, c)| !n.is_multiple_of(c)) => {
-                format!("a grid of {grid:?} blocks is not made of clusters of {cluster:?}")
+            blocks if blocks > u64::from(most) => {
+                let text = format!("a cluster of {cluster:?} blocks, {most} in all are possible");
+                return fail(Code::InvalidClusterSize, text);
             }
-            _ => return Ok(()),
-        };
-        let text = format!("launch of {}: {text}", function.kernel().name);
-        Err(Error::new(Code::InvalidClusterSize, text))
+            _ => {}
+        }
+        // The parameters are looked at later: here only their number of bytes counts.
+        let params = &vec![0; kernel.param_bytes];
+        grid::check(
+            &Launch { kernel, grid, block, cluster, dynamic_shared, params, cooperative },
+            &driver.options,
+        )?;
+        Ok(self)
     }
 
     /// The shape that a `CUlaunchConfig` describes, checked.
