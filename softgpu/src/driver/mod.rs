@@ -8,14 +8,14 @@
 //!
 //! Environment, besides that of [`crate::options`]:
 //!
-//! | variable | effect |
-//! |----------|--------|
-//! | `SOFTGPU_LOG=1` or `=FILE` | every call with arguments and result, on standard error or appended to a file |
-//! | `SOFTGPU_STATS=FILE` | a line of JSON for every launch, appended: exact counts, and the seconds that the emulation took |
-//! | `SOFTGPU_QUIET=1` | mistakes of kernels are not printed on standard error |
-//! | `SOFTGPU_FAULT=alloc:N` | the N-th allocation fails with `CUDA_ERROR_OUT_OF_MEMORY` |
-//! | `SOFTGPU_FAULT=launch:N` | the N-th launch fails the context with `CUDA_ERROR_LAUNCH_FAILED` |
-//! | `SOFTGPU_FAULT=lost:N` | the device is lost at the N-th launch: it and all that follows is `CUDA_ERROR_UNKNOWN`, a reset does not help |
+//! - `SOFTGPU_LOG=1` or `=FILE`: every call with arguments and result, on standard error or appended to a file.
+//! - `SOFTGPU_STATS=FILE`: a line of JSON for every launch, appended: exact counts, and the seconds that the
+//!   emulation took.
+//! - `SOFTGPU_QUIET=1`: mistakes of kernels are not printed on standard error.
+//! - `SOFTGPU_FAULT=alloc:N`: the N-th allocation fails with `CUDA_ERROR_OUT_OF_MEMORY`.
+//! - `SOFTGPU_FAULT=launch:N`: the N-th launch fails its context with `CUDA_ERROR_LAUNCH_FAILED`.
+//! - `SOFTGPU_FAULT=lost:N`: the device is lost at the N-th launch: that and all that follows is
+//!   `CUDA_ERROR_UNKNOWN`, and a reset does not help.
 //!
 //! Faults can be combined with commas. What differs from a real driver: host functions and callbacks of
 //! streams run on the thread that submits them, memory of graphs lives as long as the graph, and pools keep
