@@ -4,7 +4,7 @@ mod common;
 
 use std::cmp::Ordering;
 
-use common::lanes::{check, check_body, check_pair};
+use common::check::{check, check_body, check_pair};
 
 /// Comparisons that hold for numbers in one of these orders; of floats, each has a form that holds for NaN too.
 const RELATIONS: [(&str, &[Ordering]); 6] = [
