@@ -127,6 +127,7 @@ fn halves(c: Comparison, a: R, b: R, key: impl Fn(u16) -> f32 + Copy + Send + Sy
 }
 
 /// One closure for each relation, so that the choice is made at load and not for every lane.
+#[allow(clippy::double_comparisons)] // `ne` is not `!=`: it does not hold for NaN
 fn test<S: Slot, K: PartialOrd>(
     c: Comparison,
     a: S,
