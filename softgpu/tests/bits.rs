@@ -2,8 +2,8 @@
 
 mod common;
 
+use common::check::{check, check_body, check_pair};
 use common::lab::{Arg, Lab, module};
-use common::lanes::{check, check_body, check_pair};
 
 #[test]
 fn logic() {

@@ -4,7 +4,7 @@ mod common;
 
 use std::cmp::Ordering;
 
-use common::lanes::{check, check_body, check_pair};
+use common::check::{check, check_body, check_pair};
 
 /// Comparisons that hold for numbers in one of these orders; of floats, each has a form that holds for NaN too.
 const RELATIONS: [(&str, &[Ordering]); 6] = [
@@ -205,6 +205,7 @@ fn kinds_of_numbers() {
     test("infinite", |x, _| x.is_infinite());
     test("number", |x, _| !x.is_nan());
     test("notanumber", |x, _| x.is_nan());
-    test("normal", |x, least| x.is_finite() && x.abs() >= least);
+    // The manual counts zero among the normal numbers.
+    test("normal", |x, least| x.is_finite() && (x == 0.0 || x.abs() >= least));
     test("subnormal", |x, least| x != 0.0 && x.abs() < least);
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::apply::{D, F, P, Rd, apply, pairs, refusal};
+use common::lanes::{D, F, P, Rd, apply, pairs, refusal};
 use common::reference::{self, edges, random, round, round_sum};
 
 const NAN: u64 = 0x7fff_ffff;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::apply::{F, H, R, apply, pairs, refusal};
+use common::lanes::{F, H, R, apply, pairs, refusal};
 use common::reference::{BF16, F16, F32, Format, edges, random, round, round_sum};
 
 const NAN: u64 = 0x7fff;

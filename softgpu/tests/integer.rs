@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::lanes::{check, check_body};
+use common::check::{check, check_body};
 
 /// One width: names of its registers and types, and Rust's types.
 macro_rules! width {

@@ -1,6 +1,6 @@
 //! Arithmetic on f32, f32x2 and f64.
 
-use super::lanewise::{Value, binary, permit, source, specialise, ternary, unary};
+use super::lanewise::{Value, binary, permit, specialise, ternary, unary};
 use super::{Code, plain};
 use crate::Result;
 use crate::machine::registers::Slot;
@@ -186,10 +186,11 @@ fn testp<T: Value>(d: &mut Decoder<'_, '_>, holds: fn(Property, T) -> bool) -> R
     permit(d, "finite infinite number notanumber normal subnormal")?;
     let property = d.inst.modifiers.first().and_then(|m| Property::parse(m));
     let property = property.ok_or_else(|| d.fail("no property is named first"))?;
-    let (x, a) = (d.dst_p(d.operand(0)?)?, source::<T>(d, 1)?);
+    let (x, a) = (d.operand(0)?, d.operand(1)?);
+    let (x, a) = (d.dst_p(x)?, T::source(d, a)?);
     plain(move |s, m| {
         let values = a.get(&s.warp.registers);
-        let held = s.lanes_where(m, |l| holds(property, T::read(values[l])));
+        let held = s.lanes_where(m, |l| holds(property, T::of(values[l])));
         s.set_pred(x, held, m);
     })
 }

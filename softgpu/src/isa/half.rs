@@ -7,7 +7,7 @@ use crate::Result;
 use crate::numeric::approx;
 use crate::numeric::float::{self, Mode};
 use crate::numeric::half::Half;
-use crate::numeric::half_math::{self, Modifiers, Pick, halves, pack};
+use crate::numeric::half_math::{self, Modifiers, Pick};
 use crate::program::decoder::Decoder;
 use crate::ptx::ast::Type;
 
@@ -49,11 +49,7 @@ impl Halves for Packed {
 
     #[inline(always)]
     fn each<const N: usize>(values: [Packed; N], f: impl Fn([u16; N]) -> u16) -> Packed {
-        let (mut low, mut high) = ([0; N], [0; N]);
-        for i in 0..N {
-            (low[i], high[i]) = halves(values[i].0);
-        }
-        Packed(pack(f(low), f(high)))
+        Packed(both(values.map(|v| v.0), f))
     }
 }
 
@@ -198,4 +194,11 @@ fn mixed(d: &mut Decoder<'_, '_>, kind: Half) -> Result<Code> {
         }
         _ => Err(d.unsupported()),
     }
+}
+
+/// Applies `f` to both halves of each register.
+#[inline(always)]
+fn both<const N: usize>(registers: [u32; N], f: impl Fn([u16; N]) -> u16) -> u32 {
+    let low = f(registers.map(|r| r as u16));
+    half_math::pack(low, f(registers.map(|r| (r >> 16) as u16)))
 }

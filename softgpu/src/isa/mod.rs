@@ -44,7 +44,11 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
         "setp" | "set" | "slct" => compare::decode(d),
-        "add" | "sub" | "mul" | "mad" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
+            arithmetic(d)
+        }
+        "cvt" => convert::decode(d),
         "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "dp4a" | "dp2a" => integer::decode(d),
         "and" | "or" | "xor" | "not" | "cnot" | "lop3" => logic::decode(d),
         "shl" | "shr" | "shf" => shift::decode(d),
@@ -60,16 +64,12 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
-        "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" | "fma" => {
-            arithmetic(d)
-        }
-        "cvt" => convert::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])
 }
 
-/// Instructions that integers and floating-point numbers share: their type says whose they are.
+/// Instructions that numbers of several kinds share: their type says whose they are.
 fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
     match d.ty()? {
         Type::F32 | Type::F32x2 | Type::F64 => float::decode(d),

@@ -106,13 +106,24 @@ pub(super) fn slct(d: &mut Decoder<'_, '_>) -> Result<Code> {
         _ => return Err(d.fail("it needs the types of what it selects and of what it selects by")),
     };
     let ftz = d.has("ftz");
-    match (to.bytes(), by) {
-        (2, Type::S32) => selected::<u16, i32>(d, |c| c >= 0),
-        (4, Type::S32) => selected::<u32, i32>(d, |c| c >= 0),
-        (8, Type::S32) => selected::<u64, i32>(d, |c| c >= 0),
-        (2, Type::F32) => selected::<u16, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
-        (4, Type::F32) => selected::<u32, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
-        (8, Type::F32) => selected::<u64, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
+    let positive = move |c: f32| if ftz { flush(c) >= 0.0 } else { c >= 0.0 };
+    match (to, by) {
+        (Type::F32, Type::S32) => selected::<f32, i32>(d, |c| c >= 0),
+        (Type::F32, Type::F32) => selected::<f32, f32>(d, positive),
+        (Type::F64, Type::S32) => selected::<f64, i32>(d, |c| c >= 0),
+        (Type::F64, Type::F32) => selected::<f64, f32>(d, positive),
+        (to, Type::S32) if !to.is_float() => match to.bytes() {
+            2 => selected::<u16, i32>(d, |c| c >= 0),
+            4 => selected::<u32, i32>(d, |c| c >= 0),
+            8 => selected::<u64, i32>(d, |c| c >= 0),
+            _ => Err(d.unsupported()),
+        },
+        (to, Type::F32) if !to.is_float() => match to.bytes() {
+            2 => selected::<u16, f32>(d, positive),
+            4 => selected::<u32, f32>(d, positive),
+            8 => selected::<u64, f32>(d, positive),
+            _ => Err(d.unsupported()),
+        },
         _ => Err(d.unsupported()),
     }
 }

@@ -1,7 +1,8 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports)] // each test binary uses a part
 
-pub mod apply;
+pub mod check;
+pub mod driver;
 pub mod fatbin;
 pub mod lab;
 pub mod lanes;

@@ -7,7 +7,7 @@ mod float;
 mod packed;
 
 use super::float::named_rounding;
-use super::lanewise::{Packed, Value, permit, source, specialise, unary};
+use super::lanewise::{Packed, Value, permit, specialise, unary};
 use super::{Code, plain};
 use crate::Result;
 use crate::machine::registers::Reg;
@@ -89,9 +89,9 @@ fn extending<A: Value>(
     f: impl Fn(A) -> u64 + Copy + Send + Sync + 'static,
 ) -> Result<Code> {
     d.expect(2..=2)?;
-    let to = d.operand(0)?;
+    let (to, from) = (d.operand(0)?, d.operand(1)?);
     let keep = declared_bits(d, to)?.map_or(u64::MAX, low) as u32;
-    let a = source::<A>(d, 1)?;
+    let a = A::source(d, from)?;
     match d.dst(to, Type::B64)? {
         Reg::R(x) => plain(move |s, m| {
             s.map1(
@@ -99,7 +99,7 @@ fn extending<A: Value>(
                 a,
                 m,
                 #[inline(always)]
-                |a| f(A::read(a)) as u32 & keep,
+                |a| f(A::of(a)) as u32 & keep,
             )
         }),
         Reg::D(x) => plain(move |s, m| {
@@ -108,7 +108,7 @@ fn extending<A: Value>(
                 a,
                 m,
                 #[inline(always)]
-                |a| f(A::read(a)),
+                |a| f(A::of(a)),
             )
         }),
         Reg::P(_) => Err(d.fail("the result of a conversion is no predicate")),
