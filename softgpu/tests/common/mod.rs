@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports)] // each test binary uses a part
 
+pub mod conversion;
 pub mod lab;
 pub mod lanes;
 mod random;
