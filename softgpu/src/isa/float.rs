@@ -28,10 +28,18 @@ macro_rules! with_mode {
     };
 }
 
-/// `$code` with and without `.ftz`.
+/// `$code` with and without `.ftz`, `$ftz` being a constant.
 macro_rules! with_ftz {
     ($d:expr, $ftz:ident => $code:expr) => {
-        specialise!($d.has("ftz"), bool: [false], $ftz => $code)
+        if $d.has("ftz") {
+            #[allow(non_upper_case_globals)]
+            const $ftz: bool = true;
+            $code
+        } else {
+            #[allow(non_upper_case_globals)]
+            const $ftz: bool = false;
+            $code
+        }
     };
 }
 

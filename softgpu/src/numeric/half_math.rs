@@ -66,8 +66,31 @@ pub fn mul(kind: Half, a: u16, b: u16, with: Modifiers) -> u16 {
 /// `fma`
 #[inline(always)]
 pub fn fma(kind: Half, a: u16, b: u16, c: u16, with: Modifiers) -> u16 {
-    let [a, b, c] = [a, b, c].map(|x| kind.widen(operand(kind, x, with)));
-    finish(kind, f64_to_f32_odd(fma_odd(a, b, c)), with)
+    let (a, b) = (kind.widen(operand(kind, a, with)), kind.widen(operand(kind, b, with)));
+    let c = kind.widen(operand(kind, c, with));
+    finish(
+        kind,
+        match kind {
+            // The product is exact in f32, and nothing is so small or large that f32 would show its limits.
+            Half::F16 => sum_odd_f32(a * b, c),
+            Half::Bf16 => f64_to_f32_odd(fma_odd(a, b, c)),
+        },
+        with,
+    )
+}
+
+/// `x + y` rounded to odd in f32, for numbers far from the ends of its range.
+#[inline(always)]
+fn sum_odd_f32(x: f32, y: f32) -> f32 {
+    let sum = x + y;
+    let virtual_y = sum - x;
+    let error = (x - (sum - virtual_y)) + (y - virtual_y);
+    let bits = sum.to_bits();
+    let even = 1 - (bits & 1);
+    // With an infinity the error is NaN and both comparisons fail.
+    let outward = f32::from_bits(error.to_bits() ^ bits & 0x8000_0000);
+    let (up, down) = (u32::from(outward > 0.0), u32::from(outward < 0.0));
+    f32::from_bits(bits.wrapping_add(up & even).wrapping_sub(down & even))
 }
 
 /// `neg`
