@@ -5,21 +5,33 @@
 
 mod atomic;
 mod barrier;
+mod bits;
 mod builtin;
+mod carry;
 mod compare;
 mod control;
+mod convert;
 mod copy;
 mod fence;
+mod float;
+mod half;
 mod integer;
+mod lanewise;
+mod logic;
 mod matrix_move;
 mod memory;
 mod mma;
 mod mov;
+mod packed;
+mod select;
+mod shift;
+mod space;
 mod warp;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
 use crate::program::decoder::Decoder;
+use crate::ptx::ast::Type;
 
 /// What an instruction does for the lanes of a mask, which is never empty.
 pub type Code = Box<dyn Fn(&mut Step<'_>, u32) -> Execution + Send + Sync>;
@@ -32,6 +44,18 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
         "setp" | "set" | "slct" => compare::decode(d),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
+            arithmetic(d)
+        }
+        "cvt" => convert::decode(d),
+        "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "dp4a" | "dp2a" => integer::decode(d),
+        "and" | "or" | "xor" | "not" | "cnot" | "lop3" => logic::decode(d),
+        "shl" | "shr" | "shf" => shift::decode(d),
+        "popc" | "clz" | "brev" | "bfind" | "fns" | "bfe" | "bfi" | "szext" | "bmsk" | "prmt" => {
+            bits::decode(d)
+        }
+        "isspacep" => space::decode(d),
         "atom" | "red" => atomic::decode(d),
         "bar" | "barrier" => barrier::decode(d),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
@@ -40,10 +64,18 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
-        "add" | "sub" | "mul" | "mad" | "and" => integer::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])
+}
+
+/// Instructions that numbers of several kinds share: their type says whose they are.
+fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    match d.ty()? {
+        Type::F32 | Type::F32x2 | Type::F64 => float::decode(d),
+        Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half::decode(d),
+        _ => integer::decode(d),
+    }
 }
 
 /// A code that goes on with the next instruction.

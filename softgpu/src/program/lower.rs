@@ -107,7 +107,8 @@ impl<'a> Linker<'a> {
             let own = callee.name.as_str();
             if !asm.routines.contains_key(own) {
                 let entry = asm.label();
-                let mut frame = |vs: &[Variable]| vs.iter().map(|v| formal(v, asm)).collect::<Result<Vec<_>>>();
+                let mut frame =
+                    |vs: &[Variable]| vs.iter().map(|v| formal(v, asm)).collect::<Result<Vec<_>>>();
                 let (params, returns) = (frame(&callee.params)?, frame(&callee.returns)?);
                 let Reg::R(back) = asm.register(Type::B32, callee.line)? else { continue };
                 let number = self.numbers.get(own).copied().unwrap_or(0);
