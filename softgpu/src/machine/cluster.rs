@@ -146,8 +146,11 @@ impl Cluster {
 impl Cluster {
     /// Reports that the launch is out of instructions, at a warp that still runs.
     pub fn timeout(&mut self, running: &Running<'_>, host: &mut Host) {
+        // The one that runs is to blame, not one that waits for it at a barrier.
+        let runs = self.warps.iter().flatten().any(|w| w.state == State::Ready);
         for (me, warps) in self.warps.iter_mut().enumerate() {
-            if let Some(warp) = warps.iter_mut().find(|w| w.state != State::Done) {
+            let blamed = |w: &&mut Warp| w.state == State::Ready || !runs && w.state != State::Done;
+            if let Some(warp) = warps.iter_mut().find(blamed) {
                 let pc = warp.fragments.first().map_or(0, |f| f.pc as usize);
                 let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
                 let budget = running.options.max_instructions;
