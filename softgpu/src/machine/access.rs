@@ -50,6 +50,7 @@ impl Step<'_> {
         to: &mut LaneBytes,
     ) -> Result<(), Fault> {
         self.count(space, at, mask, manner.bytes, false);
+        self.host.polls += u64::from(manner.strong);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
             if manner.strong {
