@@ -282,7 +282,8 @@ fn f64_at_its_edges_does_as_the_processor() {
             same(op, got, f(x[0], x[1]), x);
         }
     }
-    let unary: [(&str, fn(f64) -> f64); 4] =
+    type Unary = (&'static str, fn(f64) -> f64);
+    let unary: [Unary; 4] =
         [("neg.f64", |a| -a), ("abs.f64", f64::abs), ("rcp.rn.f64", |a| 1.0 / a), ("sqrt.rn.f64", f64::sqrt)];
     for (op, f) in unary {
         for (i, got) in apply(op, D, &[(D, &a)]).into_iter().enumerate() {

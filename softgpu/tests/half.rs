@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::conversion::value;
 use common::lanes::{F, H, R, apply, pairs, refusal};
 use common::reference::{BF16, F16, F32, Format, edges, random, round, round_sum};
 
@@ -9,16 +10,6 @@ const NAN: u64 = 0x7fff;
 
 /// A format, its suffix, and the layout of its bits.
 const KINDS: [(Format, &str, (u32, u32)); 2] = [(F16, "f16", (5, 10)), (BF16, "bf16", (8, 7))];
-
-fn value(format: Format, bits: u64) -> f64 {
-    let magnitude = bits & 0x7fff;
-    let x = match magnitude.cmp(&format.infinity) {
-        std::cmp::Ordering::Less => (format.value)(magnitude),
-        std::cmp::Ordering::Equal => f64::INFINITY,
-        std::cmp::Ordering::Greater => f64::NAN,
-    };
-    if bits >> 15 != 0 { -x } else { x }
-}
 
 fn flush(format: Format, bits: u64) -> u64 {
     let least = if format.infinity == F16.infinity { 0x400 } else { 0x80 };

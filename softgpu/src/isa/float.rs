@@ -20,20 +20,26 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
 }
 
 const FTZ: Mode = Mode { ftz: true, ..Mode::NEAREST };
-const SAT: Mode = Mode { sat: true, ..Mode::NEAREST };
-const FTZ_SAT: Mode = Mode { sat: true, ..FTZ };
 
 /// `$code` with the modifiers `$mode`, a constant for those that fast kernels have.
 macro_rules! with_mode {
     ($mode:expr, $name:ident => $code:expr) => {
-        specialise!($mode, Mode: [Mode::NEAREST, FTZ, SAT, FTZ_SAT], $name => $code)
+        specialise!($mode, Mode: [Mode::NEAREST, FTZ], $name => $code)
     };
 }
 
-/// `$code` with and without `.ftz`.
+/// `$code` with and without `.ftz`, `$ftz` being a constant.
 macro_rules! with_ftz {
     ($d:expr, $ftz:ident => $code:expr) => {
-        specialise!($d.has("ftz"), bool: [false], $ftz => $code)
+        if $d.has("ftz") {
+            #[allow(non_upper_case_globals)]
+            const $ftz: bool = true;
+            $code
+        } else {
+            #[allow(non_upper_case_globals)]
+            const $ftz: bool = false;
+            $code
+        }
     };
 }
 
@@ -150,16 +156,15 @@ pub(super) fn pick(d: &Decoder<'_, '_>) -> Result<Pick> {
 
 const PLAIN: Pick = Pick { ftz: false, nan: false, xorsign: false };
 const PLAIN_FTZ: Pick = Pick { ftz: true, ..PLAIN };
-const NAN: Pick = Pick { nan: true, ..PLAIN };
 
 fn extreme(d: &mut Decoder<'_, '_>, larger: bool) -> Result<Code> {
     let pick = pick(d)?;
     if larger {
-        specialise!(pick, Pick: [PLAIN, PLAIN_FTZ, NAN], p => {
+        specialise!(pick, Pick: [PLAIN, PLAIN_FTZ], p => {
             binary(d, #[inline(always)] move |a, b| minmax::max(a, b, p))
         })
     } else {
-        specialise!(pick, Pick: [PLAIN, PLAIN_FTZ, NAN], p => {
+        specialise!(pick, Pick: [PLAIN, PLAIN_FTZ], p => {
             binary(d, #[inline(always)] move |a, b| minmax::min(a, b, p))
         })
     }
@@ -202,19 +207,19 @@ fn pair(d: &mut Decoder<'_, '_>) -> Result<Code> {
     d.flops = 2;
     let mode = mode(d, rounding(d));
     match d.inst.name.as_str() {
-        "add" => with_mode!(mode, m => {
+        "add" => specialise!(mode, Mode: [Mode::NEAREST], m => {
             binary(d, #[inline(always)] move |[a, b]: Two, [x, y]: Two| [float::add(a, x, m), float::add(b, y, m)])
         }),
-        "sub" => with_mode!(mode, m => {
+        "sub" => specialise!(mode, Mode: [Mode::NEAREST], m => {
             binary(d, #[inline(always)] move |[a, b]: Two, [x, y]: Two| [float::sub(a, x, m), float::sub(b, y, m)])
         }),
-        "mul" => with_mode!(mode, m => {
+        "mul" => specialise!(mode, Mode: [Mode::NEAREST], m => {
             binary(d, #[inline(always)] move |[a, b]: Two, [x, y]: Two| [float::mul(a, x, m), float::mul(b, y, m)])
         }),
         "fma" => {
             named_rounding(d)?;
             d.flops = 4;
-            with_mode!(mode, m => {
+            specialise!(mode, Mode: [Mode::NEAREST], m => {
                 ternary(d, #[inline(always)] move |[a, b]: Two, [x, y]: Two, [s, t]: Two| {
                     [float::fma(a, x, s, m), float::fma(b, y, t, m)]
                 })

@@ -57,13 +57,12 @@ impl Halves for Packed {
 type Form = (Half, Modifiers);
 
 const PLAIN: Modifiers = Modifiers { ftz: false, sat: false, relu: false };
-const RELU: Modifiers = Modifiers { relu: true, ..PLAIN };
 
 /// `$code` for a format and modifiers, constants where they are common.
 macro_rules! with_form {
     ($form:expr, $name:ident => $code:expr) => {
         specialise!($form, Form: [
-            (Half::F16, PLAIN), (Half::Bf16, PLAIN), (Half::F16, RELU), (Half::Bf16, RELU),
+            (Half::F16, PLAIN), (Half::Bf16, PLAIN)
         ], $name => $code)
     };
 }

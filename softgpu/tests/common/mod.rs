@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports)] // each test binary uses a part
 
 pub mod check;
+pub mod conversion;
 pub mod driver;
 pub mod fatbin;
 pub mod lab;

@@ -114,7 +114,7 @@ pub fn random(seed: u64, count: usize, exponent: u32, fraction: u32) -> Vec<u64>
         let bits = random.next() >> (63 - exponent - fraction);
         let near = (bias - 3 + random.next() % 6) << fraction;
         let field = ((1u64 << exponent) - 1) << fraction;
-        if random.next() % 2 == 0 { bits } else { bits & !field | near }
+        if random.next() & 1 == 0 { bits } else { bits & !field | near }
     };
     (0..count).map(one).collect()
 }

@@ -162,14 +162,20 @@ fn f64_to_single(d: &mut Decoder<'_, '_>) -> Result<Code> {
 fn widen(d: &mut Decoder<'_, '_>, to: Type, kind: Half) -> Result<Code> {
     permit(d, "ftz sat")?;
     let (ftz, sat) = (d.has("ftz"), d.has("sat"));
-    let finish = move |a: f32| {
-        let a = if ftz { flush(canonical(a)) } else { canonical(a) };
-        if sat { saturate(a) } else { a }
-    };
-    specialise!(kind, Half: [Half::F16], k => match to {
-        Type::F32 => unary(d, #[inline(always)] move |a: u16| finish(k.widen(a))),
-        _ => unary(d, #[inline(always)] move |a: u16| f64::from(finish(k.widen(a)))),
+    specialise!((kind, ftz, sat), Widening: [(Half::F16, false, false), (Half::Bf16, false, false)], w => match to {
+        Type::F32 => unary(d, #[inline(always)] move |a: u16| widened(w, a)),
+        _ => unary(d, #[inline(always)] move |a: u16| f64::from(widened(w, a))),
     })
+}
+
+/// The format, `.ftz` and `.sat`.
+type Widening = (Half, bool, bool);
+
+#[inline(always)]
+fn widened((kind, ftz, sat): Widening, a: u16) -> f32 {
+    let a = canonical(kind.widen(a));
+    let a = if ftz { flush(a) } else { a };
+    if sat { saturate(a) } else { a }
 }
 
 fn to_tf32(d: &mut Decoder<'_, '_>) -> Result<Code> {

@@ -164,8 +164,8 @@ fn between_integers(d: &mut Decoder<'_, '_>, to: Int, from: Int) -> Result<Code>
     }
 }
 
-/// How a number becomes an integer.
-type Rounding = (Int, Round);
+/// How a number becomes an integer: the type, the rounding, and whether subnormal numbers count as zero.
+type ToInteger = (Int, Round, bool);
 
 fn to_integer(d: &mut Decoder<'_, '_>, to: Int, from: Type) -> Result<Code> {
     // `.sat` says what happens anyway.
@@ -173,11 +173,11 @@ fn to_integer(d: &mut Decoder<'_, '_>, to: Int, from: Type) -> Result<Code> {
     let round = named_rounding(d)?;
     let ftz = d.has("ftz");
     match from {
-        Type::F32 => specialise!((to, round), Rounding: [
-            (Int::S32, Round::Zero), (Int::S32, Round::Nearest), (Int::S32, Round::Down),
-            (Int::U32, Round::Zero),
-        ], r => extending(d, #[inline(always)] move |a: f32| {
-            r.0.extend(f32_to_int(if ftz { flush(a) } else { a }, r.1, r.0))
+        Type::F32 => specialise!((to, round, ftz), ToInteger: [
+            (Int::S32, Round::Zero, false), (Int::S32, Round::Nearest, false),
+            (Int::S32, Round::Down, false), (Int::U32, Round::Zero, false),
+        ], how => extending(d, #[inline(always)] move |a: f32| {
+            how.0.extend(f32_to_int(if how.2 { flush(a) } else { a }, how.1, how.0))
         })),
         Type::F64 => extending(d, move |a: f64| to.extend(f64_to_int(a, round, to))),
         Type::F16 => extending(d, move |a: u16| to.extend(half_to_int(Half::F16, a, round, to))),
@@ -203,13 +203,16 @@ fn of_integer<X: Value>(
     }
 }
 
+/// How an integer becomes a number.
+type FromInteger = (Int, Round);
+
 fn from_integer(d: &mut Decoder<'_, '_>, to: Type, from: Int) -> Result<Code> {
     permit(d, "rn rz rm rp sat")?;
     let round = named_rounding(d)?;
     let sat = d.has("sat");
     match to {
         Type::F32 if sat => of_integer(d, from, move |a| saturate(int_to_f32(a, from, round))),
-        Type::F32 => specialise!((from, round), Rounding: [
+        Type::F32 => specialise!((from, round), FromInteger: [
             (Int::S32, Round::Nearest), (Int::U32, Round::Nearest),
         ], r => of_integer(d, from, #[inline(always)] move |a| int_to_f32(a, r.0, r.1))),
         Type::F64 if sat => of_integer(d, from, move |a| saturate_f64(int_to_f64(a, from, round))),
