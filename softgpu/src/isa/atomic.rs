@@ -33,8 +33,8 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     let manner = Manner { bytes: ty.bytes(), align: ty.bytes(), strong: true };
     let releases = super::fence::releases(d);
     Ok(Box::new(move |s, mask| {
-        if releases {
-            super::fence::publish(s);
+        if let Some(wide) = releases {
+            super::fence::publish(s, wide);
         }
         let at = s.addresses(&address);
         s.host.counters.atomics += u64::from(mask.count_ones());
@@ -73,6 +73,7 @@ fn exchange(
     if let Place::Global(index, offset) = place {
         let memory = s.run.memory;
         let allocation = &memory[index];
+        s.writable(index, offset, lane)?;
         if s.run.options.check {
             s.check_global(allocation, offset, bytes, lane, manner, None);
             s.check_global(allocation, offset, bytes, lane, manner, Some(&[0; 8][..bytes]));
