@@ -31,7 +31,8 @@ fn emulation(c: &mut Criterion) {
     let program = lab.load(&alu());
     let (blocks, threads) = (256, 256);
     let out = lab.blank(4 * blocks * threads);
-    let run = || lab.launch(&program, "k", [blocks as u32, 1, 1], [threads as u32, 1, 1], 0, &[Arg::Ptr(out)]);
+    let run =
+        || lab.launch(&program, "k", [blocks as u32, 1, 1], [threads as u32, 1, 1], 0, &[Arg::Ptr(out)]);
     let outcome = run();
     assert_eq!(outcome.reports, []);
     // Elements are thread instructions: the figure is instructions a second.

@@ -26,7 +26,7 @@ pub(super) enum Element {
 }
 
 impl Element {
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "f16" => Element::F16,
             "bf16" => Element::Bf16,
@@ -43,7 +43,7 @@ impl Element {
 
     /// The integer that the low bits of a word hold.
     #[inline(always)]
-    fn integer(self, word: u32) -> i32 {
+    pub(super) fn integer(self, word: u32) -> i32 {
         match self {
             Element::Signed(bits) => (word << (32 - bits)) as i32 >> (32 - bits),
             Element::Unsigned(bits) => (word & (u32::MAX >> (32 - bits))) as i32,
@@ -115,7 +115,7 @@ fn operands(d: &mut Decoder<'_, '_>, [accumulator, a, b]: [usize; 3]) -> Result<
 }
 
 /// The model of the chip that runs.
-fn chip(s: &Step<'_>) -> Chip {
+pub(super) fn chip(s: &Step<'_>) -> Chip {
     if s.run.options.chip.capability >= 90 { Chip::Hopper } else { Chip::Ampere }
 }
 

@@ -16,6 +16,7 @@ mod memory;
 mod mma;
 mod mov;
 mod warp;
+mod wmma;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
@@ -37,6 +38,7 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
         "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
         "mma" => mma::decode(d),
+        "wmma" => wmma::decode(d),
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
