@@ -66,18 +66,16 @@ impl Form {
         let lower = |high: bool| if high { group + 8 } else { group };
         match (self.bits(), self.m, self.k) {
             (16, 16, 8) => (lower(i >= 2), thread * 2 + (i & 1)),
-            (16, 16, 16) => (
-                lower(!(i < 2 || (4..6).contains(&i))),
-                thread * 2 + (i & 1) + if i >= 4 { 8 } else { 0 },
-            ),
+            (16, 16, 16) => {
+                (lower(!(i < 2 || (4..6).contains(&i))), thread * 2 + (i & 1) + if i >= 4 { 8 } else { 0 })
+            }
             (32, 16, 4) => (lower(i == 1), thread),
             (32, 16, 8) => (lower(i == 1 || i == 3), thread + if i >= 2 { 4 } else { 0 }),
             (8, 8, 16) => (group, thread * 4 + i),
             (8, 16, 16) => (lower(i >= 4), thread * 4 + (i & 3)),
-            (8, 16, 32) => (
-                lower(!(i < 4 || (8..12).contains(&i))),
-                thread * 4 + (i & 3) + if i >= 8 { 16 } else { 0 },
-            ),
+            (8, 16, 32) => {
+                (lower(!(i < 4 || (8..12).contains(&i))), thread * 4 + (i & 3) + if i >= 8 { 16 } else { 0 })
+            }
             (4, 8, 32) => (group, thread * 8 + i),
             (4, 16, 32) => (lower(i >= 8), thread * 8 + (i & 7)),
             (4, 16, 64) => (
@@ -188,7 +186,10 @@ fn kernel(opcode: &str, counts: [usize; 3], wide: bool, before: &str) -> String 
     let mut body = String::new();
     for (pointer, set) in sets.iter().enumerate() {
         let stride = set.len() * bytes;
-        body += &format!("mul.wide.u32 %rd10, %r0, {stride}; add.s64 %rd{}, %rd{pointer}, %rd10;\n", 20 + pointer);
+        body += &format!(
+            "mul.wide.u32 %rd10, %r0, {stride}; add.s64 %rd{}, %rd{pointer}, %rd10;\n",
+            20 + pointer
+        );
         for (i, r) in set.iter().enumerate().filter(|_| pointer < 3) {
             body += &format!("ld.global.{ty} {r}, [%rd{}+{}];\n", 20 + pointer, i * bytes);
         }
@@ -284,7 +285,11 @@ fn a_product_on_one_side_of_a_branch_never_completes() {
 #[test]
 fn forms_that_do_not_exist_are_refused_with_their_line() {
     let lab = Lab::default();
-    for opcode in ["m16n8k4.row.col.f32.f16.f16.f32", "m16n8k16.col.row.f32.f16.f16.f32", "m16n8k32.row.col.f32.e4m3.e4m3.f32"] {
+    for opcode in [
+        "m16n8k4.row.col.f32.f16.f16.f32",
+        "m16n8k16.col.row.f32.f16.f16.f32",
+        "m16n8k32.row.col.f32.e4m3.e4m3.f32",
+    ] {
         let body = format!(
             "mma.sync.aligned.{opcode} {{%r20, %r21, %r22, %r23}}, {{%r10, %r11}}, {{%r12}}, {{%r13, %r14, %r15, %r16}};"
         );

@@ -124,7 +124,8 @@ fn check(form: &Form, orders: [&str; 4], random: &mut Random) {
     let (file, other) = if element == "f64" { ("%d", 10) } else { ("%r", 10) };
     let wide = [names(file, other, na), names(file, other + 8, nb), names(file, other + 16, nc)];
     let op = if element == "b1" { "mma.xor.popc" } else { "mma" };
-    let types = if element == "f16" { format!("{sum}.{sum}") } else { format!("{sum}.{element}.{element}.{sum}") };
+    let types =
+        if element == "f16" { format!("{sum}.{sum}") } else { format!("{sum}.{element}.{element}.{sum}") };
     let rn = if element == "f64" { ".rn" } else { "" };
     let body = format!(
         "mov.u32 %r4, {sa}; mov.u32 %r5, {sb};
@@ -168,9 +169,8 @@ fn products_of_every_shape_type_and_order() {
 fn f16_and_f32_sums_lie_alike_and_both_go_through_shared_memory() {
     // Kernels convert sums from f32 to f16 register by register: element i of one is element i of the other.
     let values: Vec<f32> = (0..256).map(|i| i as f32).collect();
-    let halves = (0..4).map(|i| {
-        format!("cvt.rn.f16x2.f32 %r{}, %f{}, %f{};\n", 20 + i, 11 + 2 * i, 10 + 2 * i)
-    });
+    let halves =
+        (0..4).map(|i| format!("cvt.rn.f16x2.f32 %r{}, %f{}, %f{};\n", 20 + i, 11 + 2 * i, 10 + 2 * i));
     let body = format!(
         ".shared .align 32 .b8 tile[512];
          wmma.load.c.sync.aligned.row.m16n16k16.global.f32 {{{}}}, [%rd0], 16;

@@ -1,0 +1,129 @@
+//! `cargo xtask test`: the tests of the README.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::toolkit::Toolkit;
+use crate::{device, paths};
+
+/// Runs every test: those of the CPU, then those of CUDA on the GPU if there is one, else on softgpu.
+///
+/// The CUDA compiler is fetched if this machine has none (see `cargo xtask cuda`). With TRIMOE_REQUIRE_GPU=1 it is an
+/// error to have no GPU.
+#[derive(Args)]
+pub struct Test {
+    /// For `cargo test`: a filter, --locked, -- --nocapture
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+/// How softgpu is set for one pass over the CUDA tests. The chip with the tightest shared memory runs under both warp
+/// schedules with both times at which asynchronous copies may arrive; a bug that hides from one shows in another.
+const SOFTWARE: &[[(&str, &str); 3]] = &[
+    [("SOFTGPU_ARCH", "sm_86"), ("SOFTGPU_SCHEDULE", "forward"), ("SOFTGPU_COPIES", "late")],
+    [("SOFTGPU_ARCH", "sm_86"), ("SOFTGPU_SCHEDULE", "reverse"), ("SOFTGPU_COPIES", "late")],
+    [("SOFTGPU_ARCH", "sm_86"), ("SOFTGPU_SCHEDULE", "forward"), ("SOFTGPU_COPIES", "eager")],
+    [("SOFTGPU_ARCH", "sm_86"), ("SOFTGPU_SCHEDULE", "reverse"), ("SOFTGPU_COPIES", "eager")],
+    [("SOFTGPU_ARCH", "sm_90"), ("SOFTGPU_SCHEDULE", "forward"), ("SOFTGPU_COPIES", "late")],
+];
+
+impl Test {
+    /// Does it.
+    pub fn run(self) -> Result<()> {
+        let gpu = device::hardware();
+        match &gpu {
+            Ok(name) => println!("CUDA device: {name}"),
+            Err(why) if env::var_os("TRIMOE_REQUIRE_GPU").is_some_and(|v| v == "1") => {
+                bail!("TRIMOE_REQUIRE_GPU=1, but {why:#}");
+            }
+            Err(why) => println!("CUDA device: softgpu, the software GPU ({why:#})"),
+        }
+        let tools = Toolkit::provide(&paths::target()?.join("cuda"))?;
+
+        heading("CPU tests");
+        run(cargo(&tools).args(["test", "--workspace"]).args(&self.args))?;
+
+        // With the whole workspace and all examples, as the tests were built: nothing is compiled twice.
+        run(cargo(&tools).args(["build", "--quiet", "--workspace", "--lib", "--examples"]))?;
+        if let Ok(name) = gpu {
+            heading(&format!("CUDA tests on {name}"));
+            return cuda_tests(&tools, &[]);
+        }
+        let driver = put_driver_in_place()?;
+        for settings in SOFTWARE {
+            let text: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            heading(&format!("CUDA tests on softgpu, {}", text.join(" ")));
+            let mut variables = vec![("LD_LIBRARY_PATH", library_path(&driver)?)];
+            variables.extend(settings.iter().map(|(name, value)| (*name, value.into())));
+            cuda_tests(&tools, &variables)?;
+        }
+        Ok(())
+    }
+}
+
+/// One pass over what runs kernels.
+fn cuda_tests(tools: &Toolkit, variables: &[(&str, OsString)]) -> Result<()> {
+    let tour = paths::profile()?.join("examples/cudarc_tour");
+    let mut command = Command::new(tour);
+    run(with_tools(&mut command, tools).envs(variables.iter().cloned()))
+}
+
+/// Links softgpu under the two names by which programs open the CUDA driver, in a folder of its own: beside cargo's
+/// other libraries it would shadow a real driver in everything that cargo runs.
+fn put_driver_in_place() -> Result<PathBuf> {
+    let library = paths::profile()?.join("libsoftgpu.so");
+    let folder = paths::target()?.join("softgpu");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let link = folder.join(name);
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| link.display().to_string());
+            }
+            _ => symlink(&library, &link).with_context(|| link.display().to_string())?,
+        }
+    }
+    Ok(folder)
+}
+
+/// LD_LIBRARY_PATH with `folder` in front.
+fn library_path(folder: &Path) -> Result<OsString> {
+    let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let others = env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
+    Ok(env::join_paths(std::iter::once(folder.to_owned()).chain(others))?)
+}
+
+fn cargo(tools: &Toolkit) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    with_tools(command.current_dir(paths::root()), tools);
+    command
+}
+
+/// Tells `command` where the tools are; tests that compile CUDA C++ must not skip then. `CUDA_HOME` is left as it is:
+/// cudarc is built anew whenever it changes.
+fn with_tools<'a>(command: &'a mut Command, tools: &Toolkit) -> &'a mut Command {
+    command.envs(tools.variables().into_iter().filter(|(name, _)| *name != "CUDA_HOME"));
+    command.env("SOFTGPU_NVCC", &tools.nvcc)
+}
+
+fn heading(text: &str) {
+    println!("-- {text}");
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("starting {program}"))?;
+    if !status.success() {
+        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        bail!("{program} {} ended with {status}", args.join(" "));
+    }
+    Ok(())
+}
