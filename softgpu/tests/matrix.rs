@@ -115,7 +115,7 @@ impl Form {
 
     /// A number that the type of A and B holds.
     fn number(&self, random: &mut Random) -> i64 {
-        let x = i64::from(random.u32() % 256);
+        let x = i64::from(random.next() as u32 % 256);
         match self.kind {
             "s8" => x - 128,
             "u8" => x,
@@ -209,7 +209,7 @@ fn check(form: Form, random: &mut Random, before: &str) {
     let a: Vec<Vec<i64>> = (0..m).map(|_| (0..k).map(|_| form.number(random)).collect()).collect();
     let b: Vec<Vec<i64>> = (0..k).map(|_| (0..8).map(|_| form.number(random)).collect()).collect();
     let mut c: Vec<Vec<i64>> =
-        (0..m).map(|_| (0..8).map(|_| i64::from(random.u32() % 65) - 32).collect()).collect();
+        (0..m).map(|_| (0..8).map(|_| i64::from(random.next() as u32 % 65) - 32).collect()).collect();
     let clamped = form.opcode.contains("satfinite");
     if clamped {
         c[0][0] = i64::from(i32::MAX) - 3;
@@ -295,6 +295,6 @@ fn forms_that_do_not_exist_are_refused_with_their_line() {
         );
         let ptx = module(0, &body);
         let error = softgpu::program::Program::load(&ptx, &lab.memory, &lab.options).err().expect(opcode);
-        assert!(error.text.contains("line 7") && error.text.contains(opcode), "{}", error.text);
+        assert!(error.text.contains("line 8") && error.text.contains(opcode), "{}", error.text);
     }
 }

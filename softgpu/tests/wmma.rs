@@ -68,7 +68,7 @@ fn encode(ty: &str, x: i64) -> u64 {
 }
 
 fn number(ty: &str, random: &mut Random) -> i64 {
-    let x = i64::from(random.u32() % 256);
+    let x = i64::from(random.next() as u32 % 256);
     match ty {
         "s8" => x - 128,
         "u8" => x,
