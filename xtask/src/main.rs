@@ -1,27 +1,34 @@
 //! `cargo xtask`: what a script would do for this repository.
 
+mod conformance;
 mod cuda;
 mod device;
 mod paths;
 mod pypi;
+mod softgpu;
 mod test;
 mod toolkit;
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 /// What a script would do for this repository.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Conformance(conformance::Conformance),
     Cuda(cuda::Cuda),
+    Softgpu(softgpu::Softgpu),
     Test(test::Test),
 }
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Conformance(command) => command.run(),
         Command::Cuda(command) => command.run(),
+        Command::Softgpu(command) => command.run(),
         Command::Test(command) => command.run(),
     };
     match done {
@@ -31,4 +38,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a program; an error if it fails.
+fn run(command: &mut process::Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().with_context(|| format!("starting {program}"))?;
+    if !status.success() {
+        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        bail!("{program} {} ended with {status}", args.join(" "));
+    }
+    Ok(())
 }

@@ -2,17 +2,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::softgpu::{library_path, put_driver_in_place};
 use crate::toolkit::Toolkit;
-use crate::{device, paths};
+use crate::{device, paths, run};
 
 /// Runs every test: those of the CPU, then those of CUDA on the GPU if there is one, else on softgpu.
 ///
@@ -76,32 +73,8 @@ fn cuda_tests(tools: &Toolkit, variables: &[(&str, OsString)]) -> Result<()> {
     run(with_tools(&mut command, tools).envs(variables.iter().cloned()))
 }
 
-/// Links softgpu under the two names by which programs open the CUDA driver, in a folder of its own: beside cargo's
-/// other libraries it would shadow a real driver in everything that cargo runs.
-fn put_driver_in_place() -> Result<PathBuf> {
-    let library = paths::profile()?.join("libsoftgpu.so");
-    let folder = paths::target()?.join("softgpu");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        let link = folder.join(name);
-        match fs::remove_file(&link) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| link.display().to_string());
-            }
-            _ => symlink(&library, &link).with_context(|| link.display().to_string())?,
-        }
-    }
-    Ok(folder)
-}
-
-/// LD_LIBRARY_PATH with `folder` in front.
-fn library_path(folder: &Path) -> Result<OsString> {
-    let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let others = env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
-    Ok(env::join_paths(std::iter::once(folder.to_owned()).chain(others))?)
-}
-
-fn cargo(tools: &Toolkit) -> Command {
+/// `cargo`, in the repository, with the tools known.
+pub fn cargo(tools: &Toolkit) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     with_tools(command.current_dir(paths::root()), tools);
     command
@@ -116,14 +89,4 @@ fn with_tools<'a>(command: &'a mut Command, tools: &Toolkit) -> &'a mut Command 
 
 fn heading(text: &str) {
     println!("-- {text}");
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("starting {program}"))?;
-    if !status.success() {
-        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-        bail!("{program} {} ended with {status}", args.join(" "));
-    }
-    Ok(())
 }

@@ -1,183 +1,157 @@
-//! Comparisons: `setp`, `set`, `slct`.
+//! Comparisons: which relation holds, for every type. What becomes of the answer is in `select`.
 
-use super::{Code, plain};
+use super::lanewise::{File, Value};
+use super::{Code, select};
 use crate::Result;
-use crate::machine::registers::{D, R, Slot};
+use crate::machine::registers::{R, Slot};
 use crate::machine::step::Step;
+use crate::numeric::float::flush;
+use crate::numeric::half::Half;
 use crate::program::decoder::Decoder;
 use crate::ptx::ast::{Operand, Type};
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     match d.inst.name.as_str() {
-        "setp" => setp(d),
+        "setp" => select::setp(d),
+        "set" => select::set(d),
+        "slct" => select::slct(d),
+        "testp" => select::testp(d),
         _ => Err(d.unsupported()),
     }
 }
 
-/// A relation between two ordered values; the `u` forms also hold when one is NaN.
+/// A relation between two numbers of which neither is NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
+enum Relation {
     Eq,
     Ne,
     Lt,
     Le,
     Gt,
     Ge,
+    /// Both are numbers.
     Num,
-    Nan,
 }
 
-impl Relation {
-    /// The relation among the modifiers: with whether NaN satisfies it, and whether it is an unsigned form.
-    fn of(d: &Decoder<'_, '_>) -> Result<(Relation, bool)> {
+/// A comparison as an instruction names it: a relation, or what is left when the relation does not hold. The
+/// forms that hold for NaN (`ltu`) are negations of those that do not (`ge`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Comparison {
+    relation: Relation,
+    negated: bool,
+    /// Integers are compared without a sign: `lo`, `ls`, `hi`, `hs`.
+    unsigned: bool,
+}
+
+impl Comparison {
+    fn of(d: &Decoder<'_, '_>) -> Result<Self> {
         use Relation::*;
-        let names = [
-            ("eq", Eq, false),
-            ("ne", Ne, false),
-            ("lt", Lt, false),
-            ("le", Le, false),
-            ("gt", Gt, false),
-            ("ge", Ge, false),
-            ("lo", Lt, false),
-            ("ls", Le, false),
-            ("hi", Gt, false),
-            ("hs", Ge, false),
-            ("equ", Eq, true),
-            ("neu", Ne, true),
-            ("ltu", Lt, true),
-            ("leu", Le, true),
-            ("gtu", Gt, true),
-            ("geu", Ge, true),
-            ("num", Num, false),
-            ("nan", Nan, false),
-        ];
-        let found = names.iter().find(|(name, ..)| d.inst.modifiers.first().is_some_and(|m| m == name));
-        found.map(|(_, r, nan)| (*r, *nan)).ok_or_else(|| d.fail("no comparison is named first"))
-    }
-
-    /// Whether it holds; `None` stands for a comparison with NaN.
-    #[inline(always)]
-    pub(super) fn holds(self, order: Option<std::cmp::Ordering>, unordered: bool) -> bool {
-        use std::cmp::Ordering::*;
-        match order {
-            None => match self {
-                Relation::Nan => true,
-                Relation::Num => false,
-                _ => unordered,
-            },
-            Some(order) => match self {
-                Relation::Eq => order == Equal,
-                Relation::Ne => order != Equal,
-                Relation::Lt => order == Less,
-                Relation::Le => order != Greater,
-                Relation::Gt => order == Greater,
-                Relation::Ge => order != Less,
-                Relation::Num => true,
-                Relation::Nan => false,
-            },
+        let name = d.inst.modifiers.first().map_or("", String::as_str);
+        let (relation, negated) = match name {
+            "eq" => (Eq, false),
+            "ne" => (Ne, false),
+            "lt" | "lo" => (Lt, false),
+            "le" | "ls" => (Le, false),
+            "gt" | "hi" => (Gt, false),
+            "ge" | "hs" => (Ge, false),
+            "num" => (Num, false),
+            "equ" => (Ne, true),
+            "neu" => (Eq, true),
+            "ltu" => (Ge, true),
+            "leu" => (Gt, true),
+            "gtu" => (Le, true),
+            "geu" => (Lt, true),
+            "nan" => (Num, true),
+            _ => return Err(d.fail("its first part is not a comparison")),
+        };
+        let unsigned = matches!(name, "lo" | "ls" | "hi" | "hs");
+        if d.types().last().is_some_and(|ty| ty.is_float()) {
+            return if unsigned { Err(d.unsupported()) } else { Ok(Self { relation, negated, unsigned }) };
         }
+        if negated || relation == Num {
+            return Err(d.fail("this comparison is one of floating-point numbers"));
+        }
+        Ok(Self { relation, negated, unsigned })
     }
 }
 
-/// Tests two registers for all lanes.
-type Test = Box<dyn Fn(&mut Step<'_>) -> u32 + Send + Sync>;
+/// Compares two registers for all lanes.
+pub(super) type Test = Box<dyn Fn(&mut Step<'_>) -> u32 + Send + Sync>;
 
-fn test<S: Slot>(a: S, b: S, f: impl Fn(S::Lane, S::Lane) -> bool + Send + Sync + 'static) -> Test {
-    Box::new(move |s| s.test((a, b), &f))
+/// The comparison of operands `k` and `k + 1`, read as `ty`; for pairs of halves one for each.
+pub(super) fn comparison(d: &mut Decoder<'_, '_>, ty: Type, k: usize) -> Result<Vec<Test>> {
+    let c = Comparison::of(d)?;
+    let (a, b) = (d.operand(k)?, d.operand(k + 1)?);
+    let ftz = d.has("ftz");
+    if ftz && !matches!(ty, Type::F32 | Type::F16 | Type::F16x2) {
+        return Err(d.unsupported());
+    }
+    let test = match ty {
+        Type::S16 if !c.unsigned => values(d, c, a, b, |v: i16| v)?,
+        Type::U16 | Type::B16 | Type::S16 => values(d, c, a, b, |v: u16| v)?,
+        Type::S32 if !c.unsigned => values(d, c, a, b, |v: i32| v)?,
+        Type::U32 | Type::B32 | Type::S32 => values(d, c, a, b, |v: u32| v)?,
+        Type::S64 if !c.unsigned => values(d, c, a, b, |v: i64| v)?,
+        Type::U64 | Type::B64 | Type::S64 => values(d, c, a, b, |v: u64| v)?,
+        Type::F32 if ftz => values(d, c, a, b, flush)?,
+        Type::F32 => values(d, c, a, b, |v: f32| v)?,
+        Type::F64 => values(d, c, a, b, |v: f64| v)?,
+        Type::F16 if ftz => values(d, c, a, b, |v: u16| Half::F16.widen(Half::F16.flush(v)))?,
+        Type::F16 => values(d, c, a, b, |v: u16| Half::F16.widen(v))?,
+        Type::Bf16 => values(d, c, a, b, |v: u16| Half::Bf16.widen(v))?,
+        Type::F16x2 | Type::Bf16x2 => {
+            let (a, b) = (d.src_r(a)?, d.src_r(b)?);
+            return Ok(match (ty, ftz) {
+                (Type::F16x2, true) => halves(c, a, b, |v| Half::F16.widen(Half::F16.flush(v))),
+                (Type::F16x2, false) => halves(c, a, b, |v| Half::F16.widen(v)),
+                _ => halves(c, a, b, |v| Half::Bf16.widen(v)),
+            });
+        }
+        _ => return Err(d.unsupported()),
+    };
+    Ok(vec![test])
+}
+
+fn values<T: Value, K: PartialOrd>(
+    d: &mut Decoder<'_, '_>,
+    c: Comparison,
+    a: &Operand,
+    b: &Operand,
+    key: impl Fn(T) -> K + Copy + Send + Sync + 'static,
+) -> Result<Test> {
+    let (a, b) = (T::File::source(d, a)?, T::File::source(d, b)?);
+    Ok(test(c, a, b, move |lane| key(T::read(lane))))
+}
+
+fn halves(c: Comparison, a: R, b: R, key: impl Fn(u16) -> f32 + Copy + Send + Sync + 'static) -> Vec<Test> {
+    vec![test(c, a, b, move |lane| key(lane as u16)), test(c, a, b, move |lane| key((lane >> 16) as u16))]
 }
 
 /// One closure for each relation, so that the choice is made at load and not for every lane.
-macro_rules! by_relation {
-    ($relation:expr, $unordered:expr, $a:expr, $b:expr, $order:expr) => {{
-        let (a, b, u, order) = ($a, $b, $unordered, $order);
-        match $relation {
-            Relation::Eq => test(a, b, move |a, b| Relation::Eq.holds(order(a, b), u)),
-            Relation::Ne => test(a, b, move |a, b| Relation::Ne.holds(order(a, b), u)),
-            Relation::Lt => test(a, b, move |a, b| Relation::Lt.holds(order(a, b), u)),
-            Relation::Le => test(a, b, move |a, b| Relation::Le.holds(order(a, b), u)),
-            Relation::Gt => test(a, b, move |a, b| Relation::Gt.holds(order(a, b), u)),
-            Relation::Ge => test(a, b, move |a, b| Relation::Ge.holds(order(a, b), u)),
-            Relation::Num => test(a, b, move |a, b| Relation::Num.holds(order(a, b), u)),
-            Relation::Nan => test(a, b, move |a, b| Relation::Nan.holds(order(a, b), u)),
-        }
-    }};
-}
-
-fn compare(d: &mut Decoder<'_, '_>, ty: Type, a: &Operand, b: &Operand) -> Result<Test> {
-    let (relation, unordered) = Relation::of(d)?;
-    // `lo`, `ls`, `hi`, `hs` compare bits without a sign.
-    let unsigned = matches!(d.inst.modifiers.first().map(String::as_str), Some("lo" | "ls" | "hi" | "hs"));
-    if ty.bytes() == 8 {
-        let (a, b): (D, D) = (d.src_d(a)?, d.src_d(b)?);
-        return Ok(match ty {
-            Type::F64 => by_relation!(relation, unordered, a, b, |a, b| f64::from_bits(a)
-                .partial_cmp(&f64::from_bits(b))),
-            Type::S64 if !unsigned => {
-                by_relation!(relation, false, a, b, |a, b| Some((a as i64).cmp(&(b as i64))))
-            }
-            Type::U64 | Type::B64 | Type::S64 => {
-                by_relation!(relation, false, a, b, |a: u64, b: u64| Some(a.cmp(&b)))
-            }
-            _ => return Err(d.unsupported()),
-        });
+fn test<S: Slot, K: PartialOrd>(
+    c: Comparison,
+    a: S,
+    b: S,
+    key: impl Fn(S::Lane) -> K + Copy + Send + Sync + 'static,
+) -> Test {
+    macro_rules! holds {
+        ($x:ident, $y:ident, $relation:expr) => {{
+            let flip = if c.negated { u32::MAX } else { 0 };
+            Box::new(move |s| {
+                flip ^ s.test((a, b), |a, b| {
+                    let ($x, $y) = (key(a), key(b));
+                    $relation
+                })
+            })
+        }};
     }
-    let (a, b): (R, R) = (d.src_r(a)?, d.src_r(b)?);
-    let flush = d.has("ftz");
-    Ok(match ty {
-        Type::F32 if flush => {
-            by_relation!(relation, unordered, a, b, |a, b| flushed(a).partial_cmp(&flushed(b)))
-        }
-        Type::F32 => {
-            by_relation!(relation, unordered, a, b, |a, b| f32::from_bits(a).partial_cmp(&f32::from_bits(b)))
-        }
-        Type::S32 if !unsigned => {
-            by_relation!(relation, false, a, b, |a, b| Some((a as i32).cmp(&(b as i32))))
-        }
-        Type::U32 | Type::B32 | Type::S32 => {
-            by_relation!(relation, false, a, b, |a: u32, b: u32| Some(a.cmp(&b)))
-        }
-        Type::S16 if !unsigned => {
-            by_relation!(relation, false, a, b, |a, b| Some((a as i16).cmp(&(b as i16))))
-        }
-        Type::U16 | Type::B16 | Type::S16 => {
-            by_relation!(relation, false, a, b, |a, b| Some((a as u16).cmp(&(b as u16))))
-        }
-        _ => return Err(d.unsupported()),
-    })
-}
-
-fn flushed(bits: u32) -> f32 {
-    f32::from_bits(if bits & 0x7F80_0000 == 0 { bits & 0x8000_0000 } else { bits })
-}
-
-/// How a comparison is combined with the third predicate.
-fn combine(d: &Decoder<'_, '_>) -> fn(u32, u32) -> u32 {
-    match d.inst.modifiers.get(1).map(String::as_str) {
-        Some("or") => |t, c| t | c,
-        Some("xor") => |t, c| t ^ c,
-        _ => |t, c| t & c,
+    match c.relation {
+        Relation::Eq => holds!(x, y, x == y),
+        Relation::Ne => holds!(x, y, x < y || x > y),
+        Relation::Lt => holds!(x, y, x < y),
+        Relation::Le => holds!(x, y, x <= y),
+        Relation::Gt => holds!(x, y, x > y),
+        Relation::Ge => holds!(x, y, x >= y),
+        Relation::Num => holds!(x, y, x.partial_cmp(&y).is_some()),
     }
-}
-
-fn setp(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    d.expect(3..=4)?;
-    let ty = d.ty()?;
-    let (p, q) = match d.operand(0)? {
-        Operand::Pair(p, q) => (d.dst_p(p)?, Some(d.dst_p(q)?)),
-        p => (d.dst_p(p)?, None),
-    };
-    let test = compare(d, ty, d.operand(1)?, d.operand(2)?)?;
-    let third = if d.count() == 4 { Some(d.src_p(d.operand(3)?)?) } else { None };
-    let combine = combine(d);
-    plain(move |s, m| {
-        let t = test(s);
-        let (yes, no) = match third {
-            Some(c) => (combine(t, s.pred(c)), combine(!t, s.pred(c))),
-            None => (t, !t),
-        };
-        s.set_pred(p, yes, m);
-        if let Some(q) = q {
-            s.set_pred(q, no, m);
-        }
-    })
 }

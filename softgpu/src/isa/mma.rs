@@ -321,6 +321,7 @@ fn f64_8x8x4(d: &mut Decoder<'_, '_>) -> Result<Code> {
         s.host.counters.tensor_flops += 2 * 8 * 8 * 4;
         let r = &s.warp.registers.d;
         let (mut va, mut vb, mut sums) = ([[0.0; 4]; 8], [[0.0; COLUMNS]; 4], [[0.0; COLUMNS]; 8]);
+        #[allow(clippy::needless_range_loop)] // four arrays by lane
         for lane in 0..32 {
             let (g, t) = (lane / 4, lane % 4);
             va[g][t] = f64::from_bits(r[a.0 as usize][lane]);

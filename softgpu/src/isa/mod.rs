@@ -5,22 +5,31 @@
 
 mod atomic;
 mod barrier;
+mod bits;
 mod builtin;
+mod carry;
 mod compare;
 mod control;
 mod copy;
 mod fence;
 mod integer;
+mod lanewise;
+mod logic;
 mod matrix_move;
 mod memory;
 mod mma;
 mod mov;
+mod packed;
+mod select;
+mod shift;
+mod space;
 mod warp;
 mod wmma;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
 use crate::program::decoder::Decoder;
+use crate::ptx::ast::Type;
 
 /// What an instruction does for the lanes of a mask, which is never empty.
 pub type Code = Box<dyn Fn(&mut Step<'_>, u32) -> Execution + Send + Sync>;
@@ -32,7 +41,15 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "mov" | "cvta" | "selp" | "nop" => mov::decode(d),
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
-        "setp" | "set" | "slct" => compare::decode(d),
+        "setp" | "set" | "slct" | "testp" => compare::decode(d),
+        "add" | "sub" | "mul" | "mad" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "dp4a" | "dp2a" => integer::decode(d),
+        "and" | "or" | "xor" | "not" | "cnot" | "lop3" => logic::decode(d),
+        "shl" | "shr" | "shf" => shift::decode(d),
+        "popc" | "clz" | "brev" | "bfind" | "fns" | "bfe" | "bfi" | "szext" | "bmsk" | "prmt" => {
+            bits::decode(d)
+        }
+        "isspacep" => space::decode(d),
         "atom" | "red" => atomic::decode(d),
         "bar" | "barrier" => barrier::decode(d),
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
@@ -42,10 +59,28 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "cp" => copy::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
-        "add" | "sub" | "mul" | "mad" | "and" => integer::decode(d),
         _ => Err(d.unsupported()),
     };
     Ok(vec![code?])
+}
+
+/// Instructions that integers and floating-point numbers share: their type says whose they are.
+fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    match d.ty()? {
+        Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half_arithmetic(d),
+        ty if ty.is_float() => float_arithmetic(d),
+        _ => integer::decode(d),
+    }
+}
+
+/// `.f32`, `.f64`.
+fn float_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    Err(d.unsupported())
+}
+
+/// `.f16`, `.bf16` and pairs of them.
+fn half_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    Err(d.unsupported())
 }
 
 /// A code that goes on with the next instruction.

@@ -55,6 +55,8 @@ pub struct Assembler<'m> {
     pub counts: Counts,
     /// Immediates and where they are kept.
     pub constants: HashMap<(u8, u64), Reg>,
+    /// The carry flag, once an instruction names it.
+    pub carry: Option<P>,
     /// Special registers in use.
     pub specials: HashMap<Special, Reg>,
     /// Static shared memory so far.
@@ -91,6 +93,7 @@ impl<'m> Assembler<'m> {
             scopes: vec![HashMap::new()],
             counts: Counts::default(),
             constants: HashMap::new(),
+            carry: None,
             specials: HashMap::new(),
             shared: 0,
             shared_symbols: HashMap::new(),
@@ -130,6 +133,16 @@ impl<'m> Assembler<'m> {
         let reg = self.register([Type::Pred, Type::B32, Type::B64][usize::from(file.min(2))], line)?;
         self.constants.insert((file, value), reg);
         Ok(reg)
+    }
+
+    /// The carry flag of extended-precision arithmetic.
+    pub fn carry(&mut self, line: u32) -> Result<P> {
+        if let Some(flag) = self.carry {
+            return Ok(flag);
+        }
+        let flag = P(bump(&mut self.counts.p, line)?);
+        self.carry = Some(flag);
+        Ok(flag)
     }
 
     /// The register that holds a special register.

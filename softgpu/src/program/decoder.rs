@@ -319,6 +319,20 @@ impl<'a, 'm> Decoder<'a, 'm> {
         }
     }
 
+    /// The carry flag as a source.
+    pub fn src_carry(&mut self) -> Result<P> {
+        let flag = self.asm.carry(self.inst.line)?;
+        self.uses.push(Reg::P(flag));
+        Ok(flag)
+    }
+
+    /// The carry flag as a destination.
+    pub fn dst_carry(&mut self) -> Result<P> {
+        let flag = self.asm.carry(self.inst.line)?;
+        self.defs.push(Reg::P(flag));
+        Ok(flag)
+    }
+
     /// An immediate.
     pub fn immediate(&self, k: usize) -> Result<u64> {
         match self.operand(k)? {

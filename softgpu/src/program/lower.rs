@@ -37,8 +37,13 @@ const MAX_CALLS: usize = 64;
 
 /// Loads every variable and kernel of a module.
 pub fn module(module: &Module, memory: &Memory, program: &mut Program) -> Result<()> {
-    let bodies: HashMap<&str, &Function> =
+    let mut bodies: HashMap<&str, &Function> =
         module.functions.iter().filter(|f| f.body.is_some()).map(|f| (f.name.as_str(), f)).collect();
+    for alias in &module.aliases {
+        if let Some(function) = bodies.get(alias.target.as_str()).copied() {
+            bodies.insert(&alias.name, function);
+        }
+    }
     // A function's address is its number in the module: every kernel has its own copy of its code.
     let numbers: HashMap<&str, u64> =
         module.functions.iter().enumerate().map(|(i, f)| (f.name.as_str(), i as u64)).collect();
@@ -99,20 +104,24 @@ impl<'a> Linker<'a> {
     fn discover(&mut self, caller: &str, inst: &Instruction, asm: &mut Assembler<'_>) -> Result<()> {
         for name in names(inst) {
             let Some(callee) = self.bodies.get(name).filter(|f| !f.entry).copied() else { continue };
-            if !asm.routines.contains_key(name) {
+            let own = callee.name.as_str();
+            if !asm.routines.contains_key(own) {
                 let entry = asm.label();
                 let mut frame =
                     |vs: &[Variable]| vs.iter().map(|v| formal(v, asm)).collect::<Result<Vec<_>>>();
                 let (params, returns) = (frame(&callee.params)?, frame(&callee.returns)?);
                 let Reg::R(back) = asm.register(Type::B32, callee.line)? else { continue };
-                asm.routines.insert(
-                    name.into(),
-                    Routine { entry, params, returns, back, number: self.numbers[name] },
-                );
+                let number = self.numbers.get(own).copied().unwrap_or(0);
+                asm.routines.insert(own.into(), Routine { entry, params, returns, back, number });
                 self.queue.push(callee);
             }
+            if name != own {
+                // An alias.
+                let routine = asm.routines[own].clone();
+                asm.routines.insert(name.into(), routine);
+            }
             if inst.name == "call" {
-                self.calls.entry(caller.into()).or_default().insert(name.into());
+                self.calls.entry(caller.into()).or_default().insert(own.into());
             }
         }
         Ok(())

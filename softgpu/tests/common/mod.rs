@@ -3,6 +3,7 @@
 
 pub mod fatbin;
 pub mod lab;
+pub mod lanes;
 mod random;
 mod vectors;
 
