@@ -33,8 +33,8 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     let manner = Manner { bytes: ty.bytes(), align: ty.bytes(), strong: true };
     let releases = super::fence::releases(d);
     Ok(Box::new(move |s, mask| {
-        if releases {
-            super::fence::publish(s);
+        if let Some(wide) = releases {
+            super::fence::publish(s, wide);
         }
         let at = s.addresses(&address);
         s.host.counters.atomics += u64::from(mask.count_ones());

@@ -35,7 +35,8 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     let last = if kind == 2 { d.count() - 1 } else { d.count() };
     let threads = if at + 1 < last { Some(d.src_r(d.operand(at + 1)?)?) } else { None };
     let vote = if kind == 2 { Some(d.src_p(d.operand(last)?)?) } else { None };
-    let call = Call { id, threads, waits: kind != 1, verdict, vote };
+    let aligned = d.inst.name == "bar" || d.has("aligned");
+    let call = Call { id, threads, waits: kind != 1, aligned, verdict, vote };
     Ok(Box::new(move |s, mask| call.arrive(s, mask)))
 }
 
@@ -44,6 +45,8 @@ struct Call {
     id: R,
     threads: Option<R>,
     waits: bool,
+    /// Whether all threads of a warp have to execute it together: `bar` is short for `barrier.aligned`.
+    aligned: bool,
     verdict: Option<Verdict>,
     vote: Option<Pred>,
 }
@@ -54,6 +57,12 @@ impl Call {
             return Ok(Flow::Wait);
         }
         let first = mask.trailing_zeros() as usize;
+        if self.aligned && mask != s.warp.born {
+            let gone = s.warp.born & !mask;
+            s.report(Kind::Divergent, first, || {
+                format!("lanes {gone:#010x} of the warp ended before a barrier that the others execute")
+            });
+        }
         let registers = &s.warp.registers;
         let id = registers.r[self.id.0 as usize][first];
         let threads = self.threads.map(|r| registers.r[r.0 as usize][first]);

@@ -131,14 +131,22 @@ fn finish(s: &mut Step<'_>, due: Vec<Copy>) -> Result<Flow, Fault> {
         };
         s.block().shared[offset..offset + size].copy_from_slice(&data[..size]);
         if s.run.options.check {
-            let thread = (s.warp.id * 32) as u16 + lane as u16;
+            let warp = s.warp.id as u8;
             let block = s.block();
             let (life, linear, stamp) = (block.life, block.linear, block.clock.now());
             words(offset, size, |at, bytes| {
                 let cell = &mut block.cells[at / 4];
                 cell.enter(life);
                 cell.copies = cell.copies.saturating_sub(1);
-                let now = Access { block: linear, stamp, thread, bytes, strong: false, shared: false };
+                let now = Access {
+                    block: linear,
+                    stamp,
+                    lanes: 1 << lane,
+                    warp,
+                    bytes,
+                    strong: false,
+                    mixed: false,
+                };
                 // Conflicts were judged at issue, and accesses since then are reported as races with the copy.
                 cell.write(now, &block.clock, true);
             });

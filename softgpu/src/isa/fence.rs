@@ -8,12 +8,8 @@ use crate::program::decoder::Decoder;
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     match d.inst.name.as_str() {
         "fence" | "membar" => {
-            if wide(d) {
-                plain(|s, _| publish(s))
-            } else {
-                // Inside a block, barriers order; a fence alone does not.
-                plain(|_, _| ())
-            }
+            let wide = wide(d);
+            plain(move |s, _| publish(s, wide))
         }
         "nanosleep" => {
             d.src_r(d.operand(0)?)?;
@@ -35,15 +31,17 @@ fn wide(d: &Decoder<'_, '_>) -> bool {
     ["gpu", "gl", "sys", "cluster"].iter().any(|m| d.has(m))
 }
 
-/// Whether the instruction has release semantics beyond its block.
-pub(super) fn releases(d: &Decoder<'_, '_>) -> bool {
-    (d.has("release") || d.has("acq_rel")) && (wide(d) || !d.has("cta"))
+/// Whether the instruction has release semantics, and if so whether beyond its block.
+pub(super) fn releases(d: &Decoder<'_, '_>) -> Option<bool> {
+    (d.has("release") || d.has("acq_rel")).then(|| wide(d) || !d.has("cta"))
 }
 
-/// Makes everything the block did so far ready to be published by its next strong access.
-pub(super) fn publish(s: &mut Step<'_>) {
+/// Makes everything the warp did and knows ready to be published by its next strong write: to its block, or
+/// `wide`, to all.
+pub(super) fn publish(s: &mut Step<'_>, wide: bool) {
     s.run.fences.store(true, std::sync::atomic::Ordering::Relaxed);
+    let warp = s.warp.id as usize;
     let block = s.block();
     let linear = block.linear;
-    block.clock.fence(linear);
+    block.clock.fence(linear, warp, wide);
 }

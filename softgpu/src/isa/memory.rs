@@ -28,7 +28,11 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         for part in parts {
             from.push(d.source(part, if ty.bytes() == 8 { 2 } else { 1 })?);
         }
+        let releases = super::fence::releases(d);
         return Ok(Box::new(move |s, mask| {
+            if let Some(wide) = releases {
+                super::fence::publish(s, wide);
+            }
             let at = s.addresses(&address);
             let bytes = s.gather(&from, ty, mask);
             s.store(space, &at, mask, manner, &bytes)?;

@@ -1,11 +1,9 @@
 //! Loads and stores: from an address to bytes, with every check.
 
-use super::memory::Allocation;
 use super::registers::lanes;
 use super::step::{Fault, LOCAL_BASE, PARAM_BASE, SHARED_BASE, Step};
 use crate::ptx::ast::Space;
 use crate::sanitizer::report::Kind;
-use crate::sanitizer::shadow::{Access, Conflict, Page, words};
 
 /// Up to 16 bytes for each lane.
 pub type LaneBytes = [[u8; 16]; 32];
@@ -143,7 +141,19 @@ impl Step<'_> {
                 self.host.nearest[self.pc] = index as u32;
                 Ok(Place::Global(index, (address - a.base) as usize))
             }
-            near => Err(self.fault(Kind::OutOfBounds, lane, || outside(address, bytes, near.map(|a| &**a)))),
+            near => {
+                // An address inside means an access that begins there and ends outside.
+                let what = match near {
+                    Some(a) if a.contains(address, 1) => format!(
+                        "byte {} of the allocation of {} bytes at {:#x}",
+                        address - a.base,
+                        a.bytes,
+                        a.base
+                    ),
+                    _ => self.run.device.describe(address),
+                };
+                Err(self.fault(Kind::OutOfBounds, lane, || format!("{bytes} bytes at {address:#x}: {what}")))
+            }
         }
     }
 
@@ -210,169 +220,6 @@ impl Step<'_> {
         Ok(())
     }
 
-    #[inline]
-    fn record(&mut self, lane: usize, manner: Manner) -> Access {
-        let block = &self.blocks[self.me];
-        Access {
-            block: block.linear,
-            stamp: block.clock.now(),
-            thread: (self.warp.id * 32) as u16 + lane as u16,
-            bytes: 0,
-            strong: manner.strong,
-            shared: false,
-        }
-    }
-
-    /// Checks an access to global memory; `stored` holds the new bytes of a store.
-    pub fn check_global(
-        &mut self,
-        a: &Allocation,
-        offset: usize,
-        bytes: usize,
-        lane: usize,
-        manner: Manner,
-        stored: Option<&[u8]>,
-    ) {
-        if stored.is_none()
-            && let Some(byte) = a.unwritten(offset, bytes)
-        {
-            self.report(Kind::Uninitialised, lane, || {
-                format!(
-                    "global byte {byte} of the allocation of {} bytes at {:#x} was never written",
-                    a.bytes, a.base
-                )
-            });
-            a.mark_written(offset, bytes);
-        }
-        let same = stored.is_some_and(|new| {
-            let mut old = [0; 16];
-            a.read(offset, &mut old[..bytes]);
-            old[..bytes] == *new
-        });
-        let record = self.record(lane, manner);
-        let mut found = None;
-        {
-            // Accesses are aligned and at most 16 bytes: they lie in one page.
-            let mut page = a.page(offset).lock().unwrap_or_else(|e| e.into_inner());
-            let clock = &self.blocks[self.me].clock;
-            words(offset % Page::BYTES, bytes, |at, mask| {
-                let now = Access { bytes: mask, ..record };
-                let cell = page.cell(at, self.run.life);
-                let conflict = match stored {
-                    Some(_) => cell.write(now, clock, same),
-                    None => cell.read(now, clock),
-                };
-                found = found.or(conflict);
-            });
-        }
-        if let Some(conflict) = found {
-            let address = a.base + offset as u64;
-            self.race(Kind::GlobalRace, conflict, lane, stored.is_some(), || {
-                format!("global address {address:#x}")
-            });
-        }
-    }
-
-    fn check_shared_read(&mut self, block: usize, offset: usize, bytes: usize, lane: usize, manner: Manner) {
-        let record = self.record(lane, manner);
-        let (mut found, mut missing, mut copying) = (None, None, false);
-        let life = self.blocks[block].life;
-        let mut cells = std::mem::take(&mut self.blocks[block].cells);
-        words(offset, bytes, |at, mask| {
-            let cell = &mut cells[at / 4];
-            cell.enter(life);
-            copying |= cell.copies > 0;
-            if cell.written & mask != mask {
-                missing = missing.or(Some(at));
-                cell.written |= mask;
-            }
-            found = found.or(cell.read(Access { bytes: mask, ..record }, &self.blocks[self.me].clock));
-        });
-        self.blocks[block].cells = cells;
-        if let Some(at) = missing {
-            self.report(Kind::Uninitialised, lane, || {
-                format!("shared word at {at:#x} is read before anything was written there")
-            });
-        }
-        self.shared_findings(offset, lane, false, found, copying);
-    }
-
-    /// Checks and records a write to shared memory of `from` at `offset`.
-    pub fn check_shared_write(
-        &mut self,
-        block: usize,
-        offset: usize,
-        lane: usize,
-        manner: Manner,
-        from: &[u8],
-    ) {
-        let same = self.blocks[block].shared[offset..offset + from.len()] == *from;
-        let record = self.record(lane, manner);
-        let (mut found, mut copying) = (None, false);
-        let life = self.blocks[block].life;
-        let mut cells = std::mem::take(&mut self.blocks[block].cells);
-        words(offset, from.len(), |at, mask| {
-            let cell = &mut cells[at / 4];
-            cell.enter(life);
-            copying |= cell.copies > 0;
-            found = found.or(cell.write(Access { bytes: mask, ..record }, &self.blocks[self.me].clock, same));
-        });
-        self.blocks[block].cells = cells;
-        self.shared_findings(offset, lane, true, found, copying);
-    }
-
-    fn shared_findings(
-        &mut self,
-        offset: usize,
-        lane: usize,
-        write: bool,
-        found: Option<Conflict>,
-        copying: bool,
-    ) {
-        if copying {
-            let what = if write { "written" } else { "read" };
-            self.report(Kind::AsyncRace, lane, || {
-                format!(
-                    "shared memory at {offset:#x} is {what} while an asynchronous copy into it is under way"
-                )
-            });
-        }
-        if let Some(conflict) = found {
-            self.race(Kind::SharedRace, conflict, lane, write, || format!("shared memory at {offset:#x}"));
-        }
-    }
-
-    fn race(
-        &mut self,
-        kind: Kind,
-        conflict: Conflict,
-        lane: usize,
-        write: bool,
-        place: impl FnOnce() -> String,
-    ) {
-        let Conflict { earlier, wrote } = conflict;
-        self.report(kind, lane, || {
-            let verb = |w| if w { "written" } else { "read" };
-            format!(
-                "{} is {} after being {} by block {} warp {} lane {}, with nothing that orders the two",
-                place(),
-                verb(write),
-                verb(wrote),
-                earlier.block,
-                earlier.thread / 32,
-                earlier.thread % 32
-            )
-        });
-    }
-
-    /// Ordering effects of a strong access to global memory.
-    pub fn strong(&mut self, place: Place, address: u64, reads: bool, writes: bool) {
-        if matches!(place, Place::Global(..)) && self.run.fences.load(std::sync::atomic::Ordering::Relaxed) {
-            let clock = &mut self.blocks[self.me].clock;
-            self.run.published.strong(clock, address, reads, writes);
-        }
-    }
-
     /// Counts a request that reads global memory on its way elsewhere.
     pub fn count_request(&mut self, space: Space, at: &[u64; 32], mask: u32, bytes: usize) {
         self.count(space, at, mask, bytes, false);
@@ -405,20 +252,5 @@ impl Step<'_> {
                 counters.global_read_bytes += total;
             }
         }
-    }
-}
-
-fn outside(address: u64, bytes: usize, near: Option<&Allocation>) -> String {
-    match near {
-        _ if address < 4096 => format!("{bytes} bytes at {address:#x}: a null pointer"),
-        Some(a) if address - a.base < a.bytes as u64 + (1 << 20) => {
-            format!(
-                "{bytes} bytes at byte {} of an allocation of {} bytes at {:#x}",
-                address - a.base,
-                a.bytes,
-                a.base
-            )
-        }
-        _ => format!("{bytes} bytes at {address:#x}, where no live allocation is"),
     }
 }

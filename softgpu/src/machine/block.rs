@@ -1,7 +1,7 @@
 //! A block: shared memory, barriers and the order of what its warps do.
 
 use super::warp::{State, Verdict, Warp};
-use crate::sanitizer::clock::Clock;
+use crate::sanitizer::clock::{Clock, Released};
 use crate::sanitizer::shadow::Cell;
 
 /// Barriers of a block.
@@ -17,7 +17,7 @@ pub struct Barrier {
     /// Warps that have to arrive; `None`: all that live.
     expected: Option<u32>,
     /// What the arrived warps have done before.
-    released: Vec<u32>,
+    released: Released,
     /// Threads whose predicate was true, and threads that gave one.
     votes: (u32, u32),
 }
@@ -97,13 +97,7 @@ impl Block {
         }
         barrier.votes.0 += votes.0;
         barrier.votes.1 += votes.1;
-        if barrier.released.is_empty() {
-            barrier.released = released;
-        } else {
-            for (a, b) in barrier.released.iter_mut().zip(released) {
-                *a = (*a).max(b);
-            }
-        }
+        barrier.released.join(released);
         Ok(())
     }
 

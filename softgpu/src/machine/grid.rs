@@ -164,10 +164,12 @@ fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
 pub fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Result<Outcome> {
     static LAUNCHES: AtomicU32 = AtomicU32::new(0);
     let geometry = check(launch, options)?;
-    let memory = memory.snapshot();
+    let device = memory;
+    let memory = device.snapshot();
     let running = Running {
         launch,
         options,
+        device,
         memory: &memory,
         life: LAUNCHES.fetch_add(1, Relaxed).wrapping_add(1).max(1),
         fences: AtomicBool::new(false),

@@ -62,7 +62,7 @@ impl Allocation {
     fn over(base: u64, bytes: usize, host: *mut u8, storage: Option<Vec<u128>>) -> Self {
         let words = vec![0u64; bytes.div_ceil(64)];
         let written = words.into_iter().map(AtomicU64::new).collect();
-        let pages = (0..bytes.div_ceil(Page::BYTES)).map(|_| OnceLock::new()).collect();
+        let pages = (0..(bytes + 15).div_ceil(Page::BYTES)).map(|_| OnceLock::new()).collect();
         Self { base, bytes, host, _storage: storage, written, pages }
     }
 
@@ -159,7 +159,20 @@ impl Allocation {
     /// The access records of the page that holds `offset`.
     #[inline]
     pub fn page(&self, offset: usize) -> &Mutex<Page> {
-        self.pages[offset / Page::BYTES].get_or_init(Default::default)
+        self.pages[(self.skew() + offset) / Page::BYTES].get_or_init(Default::default)
+    }
+
+    /// Where in that page its record lies.
+    #[inline]
+    pub fn in_page(&self, offset: usize) -> usize {
+        (self.skew() + offset) % Page::BYTES
+    }
+
+    /// Records follow the address, not the offset, so that an aligned access never crosses a page: registered
+    /// host memory may begin anywhere.
+    #[inline]
+    fn skew(&self) -> usize {
+        (self.base % 16) as usize
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pulp::Arch;
 
 use super::block::Block;
-use super::memory::Allocation;
+use super::memory::{Allocation, Memory};
 use super::registers::{P, Slot, lanes};
 use super::warp::Warp;
 use crate::counters::Counters;
@@ -60,6 +60,8 @@ pub struct Running<'a> {
     pub launch: &'a Launch<'a>,
     /// How it is run.
     pub options: &'a Options,
+    /// The device's memory, to say what an address is.
+    pub device: &'a Memory,
     /// Memory it may touch, by address.
     pub memory: &'a [Arc<Allocation>],
     /// Names this launch in access records.

@@ -63,6 +63,8 @@ pub struct Warp {
     pub id: u32,
     /// Its registers.
     pub registers: Registers,
+    /// Lanes it started with.
+    pub born: u32,
     /// Lanes that have not ended.
     pub alive: u32,
     /// Where they stand.
@@ -90,6 +92,7 @@ impl Warp {
         Self {
             id,
             registers,
+            born: 0,
             alive: 0,
             fragments: Vec::new(),
             targets: [0; 32],
@@ -106,7 +109,7 @@ impl Warp {
         for (reg, _) in &kernel.constants {
             self.registers.written[kernel.registers_used.slot(*reg) as usize] = u32::MAX;
         }
-        self.alive = alive;
+        (self.born, self.alive) = (alive, alive);
         self.fragments.clear();
         self.fragments.push(Fragment { pc: 0, mask: alive, waiting: false });
         self.state = State::Ready;

@@ -6,52 +6,66 @@
 
 use super::clock::Clock;
 
-/// One access to a word.
+/// Accesses to a word by lanes of one warp in one stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Linear index of the block.
     pub block: u32,
     /// Stamp of its clock; 0 means no access.
     pub stamp: u32,
-    /// Warp * 32 + lane.
-    pub thread: u16,
+    /// The lanes.
+    pub lanes: u32,
+    /// The warp in its block.
+    pub warp: u8,
     /// Bytes of the word.
     pub bytes: u8,
     /// Whether it was atomic or otherwise strong.
     pub strong: bool,
-    /// Whether lanes of one warp share the record: their order among themselves is then not judged.
-    pub shared: bool,
+    /// Whether the lanes touched different bytes: which of them touched which is then not known.
+    pub mixed: bool,
 }
 
 impl Access {
-    /// Whether the two touch a byte in common and nothing orders `self` before `now`.
+    /// Whether the two touch a byte in common and nothing orders `self` before `now`, which is of one lane.
     #[inline(always)]
     fn conflicts(&self, now: &Access, clock: &Clock) -> bool {
         if self.stamp == 0 || self.bytes & now.bytes == 0 || (self.strong && now.strong) {
             return false;
         }
-        if self.block == now.block {
-            let one_record = self.shared && self.same_warp(now);
-            !one_record && !clock.ordered(self.thread, self.stamp, now.thread)
+        let (warp, other) = (usize::from(now.warp), usize::from(self.warp));
+        if self.block != now.block {
+            !clock.after_block(warp, self.block, other, self.stamp)
+        } else if warp != other {
+            !clock.after_warp(warp, other, self.stamp)
         } else {
-            !clock.knows(self.block, self.stamp)
+            // With mixed bytes, the lane may have touched just its own.
+            let judged = self.lanes & !now.lanes != 0 && !(self.mixed && self.lanes & now.lanes != 0);
+            judged && !clock.after_lanes(warp, now.lanes.trailing_zeros() as usize & 31, self.stamp)
         }
     }
 
     #[inline(always)]
     fn same_warp(&self, other: &Access) -> bool {
-        self.block == other.block && self.thread / 32 == other.thread / 32
+        self.block == other.block && self.warp == other.warp
     }
 
     /// Makes this the record of `now`, or of both when they belong to one stretch of one warp.
     #[inline(always)]
     fn follow(&mut self, now: Access) {
         if self.same_warp(&now) && self.stamp == now.stamp && self.strong == now.strong {
-            let shared = self.shared || self.thread != now.thread;
-            *self = Access { bytes: self.bytes | now.bytes, shared, ..now };
+            let inside = now.lanes & !self.lanes == 0 && now.bytes & !self.bytes == 0;
+            self.mixed |= self.lanes != now.lanes && self.bytes != now.bytes && !inside;
+            self.lanes |= now.lanes;
+            self.bytes |= now.bytes;
         } else {
             *self = now;
         }
+    }
+
+    /// A lane of the record, another than those of `now` if there is one.
+    pub fn lane_before(&self, now: u32) -> u32 {
+        let others = self.lanes & !now;
+        (if others == 0 { self.lanes } else { others }).trailing_zeros()
     }
 }
 
