@@ -7,7 +7,9 @@ mod atomic;
 mod barrier;
 mod bits;
 mod builtin;
+mod bulk;
 mod carry;
+mod cluster;
 mod compare;
 mod control;
 mod copy;
@@ -16,6 +18,7 @@ mod integer;
 mod lanewise;
 mod logic;
 mod matrix_move;
+mod mbarrier;
 mod memory;
 mod mma;
 mod mov;
@@ -24,6 +27,7 @@ mod select;
 mod shift;
 mod space;
 mod warp;
+mod wgmma;
 mod wmma;
 
 use crate::Result;
@@ -38,6 +42,7 @@ pub type Code = Box<dyn Fn(&mut Step<'_>, u32) -> Execution + Send + Sync>;
 pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
     let code = match d.inst.name.as_str() {
         "call" => return control::call(d),
+        "cp" | "st" | "red" if d.has("async") => asynchronous(d),
         "mov" | "cvta" | "selp" | "nop" => mov::decode(d),
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
@@ -55,8 +60,10 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
         "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
         "mma" => mma::decode(d),
+        "wgmma" => wgmma::decode(d),
         "wmma" => wmma::decode(d),
-        "cp" => copy::decode(d),
+        "mbarrier" => mbarrier::decode(d),
+        "mapa" | "getctarank" => cluster::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
         _ => Err(d.unsupported()),
@@ -81,6 +88,16 @@ fn float_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
 /// `.f16`, `.bf16` and pairs of them.
 fn half_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
     Err(d.unsupported())
+}
+
+/// Everything that `.async` marks: copies by threads, bulk copies, stores that an mbarrier tracks.
+fn asynchronous(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    match () {
+        _ if d.has("bulk") => bulk::decode(d),
+        _ if d.has("mbarrier") => mbarrier::track_copies(d),
+        _ if d.inst.name == "cp" => copy::decode(d),
+        _ => mbarrier::store(d),
+    }
 }
 
 /// A code that goes on with the next instruction.
