@@ -2,6 +2,7 @@
 
 pub mod chip;
 pub mod counters;
+pub mod driver;
 pub mod error;
 pub mod image;
 pub mod isa;

@@ -2,8 +2,8 @@
 
 mod common;
 
+use common::check::{check, check_body, check_pair};
 use common::lab::{Arg, Lab, module};
-use common::lanes::{check, check_body, check_pair};
 
 #[test]
 fn logic() {
@@ -84,13 +84,13 @@ fn counting_and_finding() {
     for (bits, reg) in [(32u32, "r"), (64, "d")] {
         let set = move |a: u64| (0..bits).filter(move |i| a >> i & 1 != 0);
         let signed = move |a: u64| if a >> (bits - 1) != 0 { !a } else { a };
-        let found = move |a: u64, shift: bool| match set(a).last() {
+        let found = move |a: u64, shift: bool| match set(a).next_back() {
             None => u64::MAX,
             Some(i) => u64::from(if shift { bits - 1 - i } else { i }),
         };
         check(&format!("popc.b{bits} r, {reg}"), |[a, ..]| set(a).count() as u64);
         check(&format!("clz.b{bits} r, {reg}"), |[a, ..]| {
-            set(a).last().map_or(bits, |i| bits - 1 - i).into()
+            set(a).next_back().map_or(bits, |i| bits - 1 - i).into()
         });
         check(&format!("brev.b{bits} {reg}, {reg}"), |[a, ..]| set(a).map(|i| 1 << (bits - 1 - i)).sum());
         check(&format!("bfind.u{bits} r, {reg}"), |[a, ..]| found(a, false));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::lanes::{check, check_body};
+use common::check::{check, check_body};
 
 /// One width: names of its registers and types, and Rust's types.
 macro_rules! width {
@@ -92,7 +92,7 @@ fn saturation() {
     let int = |v: u64| i64::from(v as i32);
     check("add.sat.s32 r, r, r", |[a, b, ..]| clamp(int(a) + int(b)));
     check("sub.sat.s32 r, r, r", |[a, b, ..]| clamp(int(a) - int(b)));
-    check("mad.hi.sat.s32 r, r, r, r", |[a, b, c, _]| clamp((int(a) * int(b) >> 32) + int(c)));
+    check("mad.hi.sat.s32 r, r, r, r", |[a, b, c, _]| clamp(((int(a) * int(b)) >> 32) + int(c)));
     check("min.relu.s32 r, r, r", |[a, b, ..]| int(a).min(int(b)).max(0) as u64);
     check("max.relu.s32 r, r, r", |[a, b, ..]| int(a).max(int(b)).max(0) as u64);
 }
@@ -102,15 +102,15 @@ fn products_of_24_bits() {
     let u = |v: u64| v as i64 & 0xFF_FFFF;
     let s = |v: u64| if v >> 23 & 1 != 0 { u(v) - (1 << 24) } else { u(v) };
     check("mul24.lo.u32 r, r, r", |[a, b, ..]| (u(a) * u(b)) as u64);
-    check("mul24.hi.u32 r, r, r", |[a, b, ..]| (u(a) * u(b) >> 16) as u64);
+    check("mul24.hi.u32 r, r, r", |[a, b, ..]| ((u(a) * u(b)) >> 16) as u64);
     check("mul24.lo.s32 r, r, r", |[a, b, ..]| (s(a) * s(b)) as u64);
-    check("mul24.hi.s32 r, r, r", |[a, b, ..]| (s(a) * s(b) >> 16) as u64);
+    check("mul24.hi.s32 r, r, r", |[a, b, ..]| ((s(a) * s(b)) >> 16) as u64);
     check("mad24.lo.u32 r, r, r, r", |[a, b, c, _]| (u(a) * u(b) + c as i64) as u64);
-    check("mad24.hi.u32 r, r, r, r", |[a, b, c, _]| ((u(a) * u(b) >> 16) + c as i64) as u64);
+    check("mad24.hi.u32 r, r, r, r", |[a, b, c, _]| (((u(a) * u(b)) >> 16) + c as i64) as u64);
     check("mad24.lo.s32 r, r, r, r", |[a, b, c, _]| (s(a) * s(b) + c as i64) as u64);
-    check("mad24.hi.s32 r, r, r, r", |[a, b, c, _]| ((s(a) * s(b) >> 16) + c as i64) as u64);
+    check("mad24.hi.s32 r, r, r, r", |[a, b, c, _]| (((s(a) * s(b)) >> 16) + c as i64) as u64);
     check("mad24.hi.sat.s32 r, r, r, r", |[a, b, c, _]| {
-        let high = i64::from((s(a) * s(b) >> 16) as i32);
+        let high = i64::from(((s(a) * s(b)) >> 16) as i32);
         (high + i64::from(c as i32)).clamp(i32::MIN.into(), i32::MAX.into()) as u64
     });
 }
@@ -208,7 +208,7 @@ fn products_chain() {
     check_body("dd", "ddddd", body, |[a, b, ..]| {
         let product = u128::from(a) * u128::from(b);
         let more = product.wrapping_add(u128::from(a)).wrapping_add(u128::from(b) << 64);
-        let signed = (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64;
+        let signed = ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64;
         let carry = signed.overflowing_add(a).1;
         [product as u64, (product >> 64) as u64, more as u64, (more >> 64) as u64, carry.into()]
     });

@@ -124,7 +124,7 @@ fn insert<T: Value>(
     plain(move |s, m| {
         let r = &s.warp.registers;
         let (a, b, at, length) = (a.get(r), b.get(r), at.get(r), length.get(r));
-        let lane = |l: usize| f(T::read(a[l]), T::read(b[l]), at[l] & 0xFF, length[l] & 0xFF).write();
+        let lane = |l: usize| f(T::of(a[l]), T::of(b[l]), at[l] & 0xFF, length[l] & 0xFF).lane();
         let values = std::array::from_fn(lane);
         s.set(x, &values, m);
     })

@@ -67,14 +67,14 @@ fn chain<T: Integer>(
     let carry_out = if d.has("cc") { Some(d.dst_carry()?) } else { None };
     plain(move |s, m| {
         let old = carry_in.map_or(0, |flag| s.warp.registers.p[flag.0 as usize]);
-        let mut values = [T::default().write(); 32];
+        let mut values = [T::default().lane(); 32];
         let mut new = 0;
         let registers = &s.warp.registers;
         let (va, vb, vc) = (a.get(registers), b.get(registers), c.get(registers));
         for lane in 0..32 {
-            let read = T::read;
+            let read = T::of;
             let (value, carry) = f(read(va[lane]), read(vb[lane]), read(vc[lane]), old >> lane & 1 != 0);
-            values[lane] = value.write();
+            values[lane] = value.lane();
             new |= u32::from(carry) << lane;
         }
         s.set(x, &values, m);

@@ -1,6 +1,6 @@
 //! Comparisons: which relation holds, for every type. What becomes of the answer is in `select`.
 
-use super::lanewise::{File, Value};
+use super::lanewise::Value;
 use super::{Code, select};
 use crate::Result;
 use crate::machine::registers::{R, Slot};
@@ -15,7 +15,6 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         "setp" => select::setp(d),
         "set" => select::set(d),
         "slct" => select::slct(d),
-        "testp" => select::testp(d),
         _ => Err(d.unsupported()),
     }
 }
@@ -119,8 +118,8 @@ fn values<T: Value, K: PartialOrd>(
     b: &Operand,
     key: impl Fn(T) -> K + Copy + Send + Sync + 'static,
 ) -> Result<Test> {
-    let (a, b) = (T::File::source(d, a)?, T::File::source(d, b)?);
-    Ok(test(c, a, b, move |lane| key(T::read(lane))))
+    let (a, b) = (T::source(d, a)?, T::source(d, b)?);
+    Ok(test(c, a, b, move |lane| key(T::of(lane))))
 }
 
 fn halves(c: Comparison, a: R, b: R, key: impl Fn(u16) -> f32 + Copy + Send + Sync + 'static) -> Vec<Test> {
@@ -128,6 +127,7 @@ fn halves(c: Comparison, a: R, b: R, key: impl Fn(u16) -> f32 + Copy + Send + Sy
 }
 
 /// One closure for each relation, so that the choice is made at load and not for every lane.
+#[allow(clippy::double_comparisons)] // `ne` is not `!=`: it does not hold for NaN
 fn test<S: Slot, K: PartialOrd>(
     c: Comparison,
     a: S,

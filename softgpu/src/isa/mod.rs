@@ -12,8 +12,11 @@ mod carry;
 mod cluster;
 mod compare;
 mod control;
+mod convert;
 mod copy;
 mod fence;
+mod float;
+mod half;
 mod integer;
 mod lanewise;
 mod logic;
@@ -46,8 +49,12 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "mov" | "cvta" | "selp" | "nop" => mov::decode(d),
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
-        "setp" | "set" | "slct" | "testp" => compare::decode(d),
-        "add" | "sub" | "mul" | "mad" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "setp" | "set" | "slct" => compare::decode(d),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "min" | "max" | "abs" | "neg" => arithmetic(d),
+        "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" => {
+            arithmetic(d)
+        }
+        "cvt" => convert::decode(d),
         "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "dp4a" | "dp2a" => integer::decode(d),
         "and" | "or" | "xor" | "not" | "cnot" | "lop3" => logic::decode(d),
         "shl" | "shr" | "shf" => shift::decode(d),
@@ -71,23 +78,13 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
     Ok(vec![code?])
 }
 
-/// Instructions that integers and floating-point numbers share: their type says whose they are.
+/// Instructions that numbers of several kinds share: their type says whose they are.
 fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
     match d.ty()? {
-        Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half_arithmetic(d),
-        ty if ty.is_float() => float_arithmetic(d),
+        Type::F32 | Type::F32x2 | Type::F64 => float::decode(d),
+        Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half::decode(d),
         _ => integer::decode(d),
     }
-}
-
-/// `.f32`, `.f64`.
-fn float_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    Err(d.unsupported())
-}
-
-/// `.f16`, `.bf16` and pairs of them.
-fn half_arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    Err(d.unsupported())
 }
 
 /// Everything that `.async` marks: copies by threads, bulk copies, stores that an mbarrier tracks.

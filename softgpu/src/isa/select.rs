@@ -1,10 +1,9 @@
-//! What comparisons give: predicates (`setp`, `testp`), values (`set`), or one of two operands (`slct`).
+//! What comparisons give: predicates (`setp`), values (`set`), or one of two operands (`slct`).
 
 use super::compare::{Test, comparison};
-use super::lanewise::{Value, destination, source, ternary};
+use super::lanewise::{Value, destination, ternary};
 use super::{Code, plain};
 use crate::Result;
-use crate::machine::registers::Slot;
 use crate::machine::step::Step;
 use crate::numeric::float::flush;
 use crate::program::decoder::{Decoder, Pred};
@@ -107,13 +106,24 @@ pub(super) fn slct(d: &mut Decoder<'_, '_>) -> Result<Code> {
         _ => return Err(d.fail("it needs the types of what it selects and of what it selects by")),
     };
     let ftz = d.has("ftz");
-    match (to.bytes(), by) {
-        (2, Type::S32) => selected::<u16, i32>(d, |c| c >= 0),
-        (4, Type::S32) => selected::<u32, i32>(d, |c| c >= 0),
-        (8, Type::S32) => selected::<u64, i32>(d, |c| c >= 0),
-        (2, Type::F32) => selected::<u16, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
-        (4, Type::F32) => selected::<u32, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
-        (8, Type::F32) => selected::<u64, f32>(d, move |c| if ftz { flush(c) >= 0.0 } else { c >= 0.0 }),
+    let positive = move |c: f32| if ftz { flush(c) >= 0.0 } else { c >= 0.0 };
+    match (to, by) {
+        (Type::F32, Type::S32) => selected::<f32, i32>(d, |c| c >= 0),
+        (Type::F32, Type::F32) => selected::<f32, f32>(d, positive),
+        (Type::F64, Type::S32) => selected::<f64, i32>(d, |c| c >= 0),
+        (Type::F64, Type::F32) => selected::<f64, f32>(d, positive),
+        (to, Type::S32) if !to.is_float() => match to.bytes() {
+            2 => selected::<u16, i32>(d, |c| c >= 0),
+            4 => selected::<u32, i32>(d, |c| c >= 0),
+            8 => selected::<u64, i32>(d, |c| c >= 0),
+            _ => Err(d.unsupported()),
+        },
+        (to, Type::F32) if !to.is_float() => match to.bytes() {
+            2 => selected::<u16, f32>(d, positive),
+            4 => selected::<u32, f32>(d, positive),
+            8 => selected::<u64, f32>(d, positive),
+            _ => Err(d.unsupported()),
+        },
         _ => Err(d.unsupported()),
     }
 }
@@ -123,38 +133,4 @@ fn selected<T: Value, C: Value>(
     first: impl Fn(C) -> bool + Send + Sync + 'static,
 ) -> Result<Code> {
     ternary(d, move |a: T, b: T, c: C| if first(c) { a } else { b })
-}
-
-/// `testp`: what kind of number it is.
-pub(super) fn testp(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    match d.ty()? {
-        Type::F32 => kind::<u32>(d, |a| f32::from_bits(a).classify()),
-        Type::F64 => kind::<u64>(d, |a| f64::from_bits(a).classify()),
-        _ => Err(d.unsupported()),
-    }
-}
-
-fn kind<T: Value>(
-    d: &mut Decoder<'_, '_>,
-    classify: impl Fn(T) -> std::num::FpCategory + Send + Sync + 'static,
-) -> Result<Code> {
-    use std::num::FpCategory::*;
-    d.expect(2..=2)?;
-    let wanted: &[std::num::FpCategory] =
-        match d.one_of(&["finite", "infinite", "number", "notanumber", "normal", "subnormal"]) {
-            Some(0) => &[Zero, Subnormal, Normal],
-            Some(1) => &[Infinite],
-            Some(2) => &[Zero, Subnormal, Normal, Infinite],
-            Some(3) => &[Nan],
-            Some(4) => &[Normal],
-            Some(5) => &[Subnormal],
-            _ => return Err(d.fail("it names no kind of number")),
-        };
-    let a = source::<T>(d, 1)?;
-    let p = d.dst_p(d.operand(0)?)?;
-    plain(move |s, m| {
-        let values = a.get(&s.warp.registers);
-        let held = s.lanes_where(m, |lane| wanted.contains(&classify(T::read(values[lane]))));
-        s.set_pred(p, held, m);
-    })
 }

@@ -77,8 +77,8 @@ fn product(sizes: [u32; 3]) -> u64 {
     sizes.iter().fold(1, |p, s| p.saturating_mul(u64::from(*s)))
 }
 
-/// Checks a launch as a driver does.
-fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
+/// Checks a launch as a driver does, apart from what was set for the function in a context.
+pub fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
     let Launch { kernel, grid, block, cluster, .. } = *launch;
     let chip = options.chip;
     let invalid = |text: String| Error::new(Code::InvalidValue, format!("{}: {text}", kernel.name));

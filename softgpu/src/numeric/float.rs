@@ -264,7 +264,7 @@ fn slowly<const N: usize>(
     }
 }
 
-/// A property that `testp` asks for.
+/// A property that `testp` asks for. Zeros count as normal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // each is the PTX modifier of its name
 pub enum Property {
@@ -298,7 +298,7 @@ impl Property {
             Property::Infinite => x.is_infinite(),
             Property::Number => !x.is_nan(),
             Property::NotANumber => x.is_nan(),
-            Property::Normal => x.is_normal(),
+            Property::Normal => x.is_normal() || x == 0.0,
             Property::Subnormal => x.is_subnormal(),
         }
     }
@@ -311,7 +311,7 @@ impl Property {
             Property::Infinite => x.is_infinite(),
             Property::Number => !x.is_nan(),
             Property::NotANumber => x.is_nan(),
-            Property::Normal => x.is_normal(),
+            Property::Normal => x.is_normal() || x == 0.0,
             Property::Subnormal => x.is_subnormal(),
         }
     }
