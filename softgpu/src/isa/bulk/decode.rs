@@ -108,7 +108,7 @@ impl Side {
                 if *space == Space::Shared {
                     at = at.wrapping_add(SHARED_BASE);
                 }
-                if !bytes.is_multiple_of(16) || at % 16 != 0 || shared % 16 != 0 {
+                if !bytes.is_multiple_of(16) || !at.is_multiple_of(16) || !shared.is_multiple_of(16) {
                     return Err(s.fault(Kind::Misaligned, lane, || {
                         format!("bulk copy of {bytes} bytes between {at:#x} and {shared:#x} of shared memory: all must be multiples of 16")
                     }));
@@ -117,7 +117,7 @@ impl Side {
             }
             Side::Tensor(coordinates) => {
                 let Region { map, corner } = coordinates.read(s, lane)?;
-                if shared % 128 != 0 {
+                if !shared.is_multiple_of(128) {
                     return Err(s.fault(Kind::Misaligned, lane, || {
                         format!("a box of a tensor at {shared:#x} of shared memory, which is not a multiple of 128")
                     }));
