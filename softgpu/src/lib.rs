@@ -12,5 +12,6 @@ pub mod options;
 pub mod program;
 pub mod ptx;
 pub mod sanitizer;
+pub mod tensor_map;
 
 pub use error::{Code, Error, Result};

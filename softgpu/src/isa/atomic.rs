@@ -11,7 +11,7 @@ use crate::program::decoder::Decoder;
 use crate::ptx::ast::{Space, Type};
 
 /// The new value, from the old one and the operands.
-type Update = fn(u64, u64, u64) -> u64;
+pub(super) type Update = fn(u64, u64, u64) -> u64;
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     let returns = d.inst.name == "atom";
@@ -64,7 +64,7 @@ fn lane_value(s: &Step<'_>, reg: Reg, lane: usize) -> u64 {
 }
 
 /// Replaces what is at a place by `f` of it; returns the old value.
-fn exchange(
+pub(super) fn exchange(
     s: &mut Step<'_>,
     place: Place,
     lane: usize,
@@ -113,7 +113,7 @@ fn add_bf16(a: u64, b: u64) -> u64 {
     u64::from(f32_to_bf16(bf16_to_f32(a as u16) + bf16_to_f32(b as u16)))
 }
 
-fn update(d: &Decoder<'_, '_>, ty: Type) -> Result<Update> {
+pub(super) fn update(d: &Decoder<'_, '_>, ty: Type) -> Result<Update> {
     use Type::*;
     let op = d.one_of(&["add", "exch", "cas", "min", "max", "and", "or", "xor", "inc", "dec"]);
     Ok(match (op.ok_or_else(|| d.unsupported())?, ty) {

@@ -16,7 +16,7 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         return Ok(Box::new(move |s, mask| warp_sync(s, members, mask)));
     }
     if d.has("cluster") {
-        return Err(d.unsupported());
+        return super::cluster::barrier(d);
     }
     let Some(kind) = d.one_of(&["sync", "arrive", "red"]) else { return Err(d.unsupported()) };
     let mut at = 0;

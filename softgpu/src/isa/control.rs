@@ -37,13 +37,19 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
 
 fn exit(s: &mut Step<'_>, mask: u32) -> crate::machine::step::Execution {
     if s.run.options.check
-        && let Some(lane) = s.warp.copies.pending(mask)
+        && let Some(lane) = s.warp.copies.pending(mask).or(s.warp.stores.pending(mask))
     {
         s.report(Kind::AsyncLeak, lane, || {
             "the thread ends with asynchronous copies that nobody waited for".into()
         });
     }
+    if s.run.options.check && !s.warp.products.is_empty() {
+        s.report(Kind::AsyncLeak, mask.trailing_zeros() as usize, || {
+            "the warp ends with a wgmma that nobody waited for".into()
+        });
+    }
     s.warp.copies.finish_all(mask);
+    s.warp.stores.finish_all(mask);
     Ok(Flow::Exit)
 }
 

@@ -15,9 +15,6 @@ use crate::ptx::ast::Space;
 use crate::sanitizer::shadow::{Access, words};
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
-    if !d.has("async") || d.has("bulk") || d.has("mbarrier") {
-        return Err(d.unsupported());
-    }
     if d.has("commit_group") {
         return plain(|s, m| s.warp.copies.commit(m));
     }
@@ -112,7 +109,7 @@ impl Issue {
 }
 
 /// Completes copies: the data is there, as if their threads had stored it now.
-fn finish(s: &mut Step<'_>, due: Vec<Copy>) -> Result<Flow, Fault> {
+pub(super) fn finish(s: &mut Step<'_>, due: Vec<Copy>) -> Result<Flow, Fault> {
     for copy in due {
         let (offset, size) = (copy.to as usize, usize::from(copy.bytes));
         let lane = usize::from(copy.lane);

@@ -26,7 +26,7 @@ pub(super) enum Element {
 }
 
 impl Element {
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "f16" => Element::F16,
             "bf16" => Element::Bf16,
@@ -43,7 +43,7 @@ impl Element {
 
     /// The integer that the low bits of a word hold.
     #[inline(always)]
-    fn integer(self, word: u32) -> i32 {
+    pub(super) fn integer(self, word: u32) -> i32 {
         match self {
             Element::Signed(bits) => (word << (32 - bits)) as i32 >> (32 - bits),
             Element::Unsigned(bits) => (word & (u32::MAX >> (32 - bits))) as i32,
@@ -115,13 +115,13 @@ fn operands(d: &mut Decoder<'_, '_>, [accumulator, a, b]: [usize; 3]) -> Result<
 }
 
 /// The model of the chip that runs.
-fn chip(s: &Step<'_>) -> Chip {
+pub(super) fn chip(s: &Step<'_>) -> Chip {
     if s.run.options.chip.capability >= 90 { Chip::Hopper } else { Chip::Ampere }
 }
 
 /// A as rows: `count` elements of a word, the `i`-th given by `pick(word, i)`.
 #[inline(always)]
-fn rows<T: Copy + Default, const M: usize, const K: usize>(
+pub(super) fn rows<T: Copy + Default, const M: usize, const K: usize>(
     s: &Step<'_>,
     a: &[R],
     count: usize,
@@ -164,7 +164,7 @@ fn columns<T: Copy + Default, const K: usize>(
 
 /// The accumulator, 32 bits an element.
 #[inline(always)]
-fn accumulator<const M: usize>(s: &Step<'_>, c: &[R]) -> [[u32; COLUMNS]; M] {
+pub(super) fn accumulator<const M: usize>(s: &Step<'_>, c: &[R]) -> [[u32; COLUMNS]; M] {
     let mut out = [[0; COLUMNS]; M];
     for (q, r) in c.iter().enumerate() {
         for (lane, word) in s.warp.registers.r[r.0 as usize].iter().enumerate() {
@@ -175,14 +175,19 @@ fn accumulator<const M: usize>(s: &Step<'_>, c: &[R]) -> [[u32; COLUMNS]; M] {
 }
 
 #[inline(always)]
-fn put_accumulator<const M: usize>(s: &mut Step<'_>, d: &[R], mask: u32, values: &[[u32; COLUMNS]; M]) {
+pub(super) fn put_accumulator<const M: usize>(
+    s: &mut Step<'_>,
+    d: &[R],
+    mask: u32,
+    values: &[[u32; COLUMNS]; M],
+) {
     for (q, r) in d.iter().enumerate() {
         let lanes = std::array::from_fn(|lane| values[lane / 4 + 8 * (q / 2)][2 * (lane % 4) + q % 2]);
         s.set(*r, &lanes, mask);
     }
 }
 
-fn half(word: u32, i: u32) -> u16 {
+pub(super) fn half(word: u32, i: u32) -> u16 {
     (word >> (16 * i)) as u16
 }
 

@@ -7,7 +7,9 @@ mod atomic;
 mod barrier;
 mod bits;
 mod builtin;
+mod bulk;
 mod carry;
+mod cluster;
 mod compare;
 mod control;
 mod convert;
@@ -19,6 +21,7 @@ mod integer;
 mod lanewise;
 mod logic;
 mod matrix_move;
+mod mbarrier;
 mod memory;
 mod mma;
 mod mov;
@@ -27,6 +30,8 @@ mod select;
 mod shift;
 mod space;
 mod warp;
+mod wgmma;
+mod wmma;
 
 use crate::Result;
 use crate::machine::step::{Execution, Step};
@@ -40,6 +45,7 @@ pub type Code = Box<dyn Fn(&mut Step<'_>, u32) -> Execution + Send + Sync>;
 pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
     let code = match d.inst.name.as_str() {
         "call" => return control::call(d),
+        "cp" | "st" | "red" if d.has("async") => asynchronous(d),
         "mov" | "cvta" | "selp" | "nop" => mov::decode(d),
         "bra" | "brx" | "ret" | "exit" | "trap" | "brkpt" => control::decode(d),
         "ld" | "ldu" | "st" => memory::decode(d),
@@ -61,7 +67,10 @@ pub fn decode(d: &mut Decoder<'_, '_>) -> Result<Vec<Code>> {
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(d),
         "ldmatrix" | "stmatrix" | "movmatrix" => matrix_move::decode(d),
         "mma" => mma::decode(d),
-        "cp" => copy::decode(d),
+        "wgmma" => wgmma::decode(d),
+        "wmma" => wmma::decode(d),
+        "mbarrier" => mbarrier::decode(d),
+        "mapa" | "getctarank" => cluster::decode(d),
         "fence" | "membar" | "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" | "griddepcontrol" | "setmaxnreg" | "pmevent" => fence::decode(d),
         _ => Err(d.unsupported()),
@@ -75,6 +84,16 @@ fn arithmetic(d: &mut Decoder<'_, '_>) -> Result<Code> {
         Type::F32 | Type::F32x2 | Type::F64 => float::decode(d),
         Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 => half::decode(d),
         _ => integer::decode(d),
+    }
+}
+
+/// Everything that `.async` marks: copies by threads, bulk copies, stores that an mbarrier tracks.
+fn asynchronous(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    match () {
+        _ if d.has("bulk") => bulk::decode(d),
+        _ if d.has("mbarrier") => mbarrier::track_copies(d),
+        _ if d.inst.name == "cp" => copy::decode(d),
+        _ => mbarrier::store(d),
     }
 }
 

@@ -1,5 +1,9 @@
 //! A block: shared memory, barriers and the order of what its warps do.
 
+use std::collections::HashMap;
+
+use super::bulk::Load;
+use super::mbarrier::Order;
 use super::warp::{State, Verdict, Warp};
 use crate::sanitizer::clock::{Clock, Released};
 use crate::sanitizer::shadow::Cell;
@@ -36,6 +40,12 @@ pub struct Block {
     pub life: u32,
     /// Order in time.
     pub clock: Clock,
+    /// What the arrivals at each mbarrier in its shared memory hand on, by offset.
+    pub mbarriers: HashMap<usize, Order>,
+    /// Bulk copies into its shared memory that nobody has waited for.
+    pub arriving: Vec<Load>,
+    /// What its warps hand on at the barrier of the cluster.
+    pub cluster: Order,
     barriers: [Barrier; BARRIERS],
     live: u32,
 }
@@ -50,6 +60,9 @@ impl Block {
             cells: vec![Cell::default(); shared.div_ceil(4)],
             life: 0,
             clock: Clock::new(0),
+            mbarriers: HashMap::new(),
+            arriving: Vec::new(),
+            cluster: Order::default(),
             barriers: std::array::from_fn(|_| Barrier::default()),
             live: 0,
         }
@@ -62,6 +75,9 @@ impl Block {
         self.shared.fill(0xFF);
         self.life = self.life.wrapping_add(1).max(1);
         self.clock = Clock::new(warps);
+        self.mbarriers.clear();
+        self.arriving.clear();
+        self.cluster = Order::default();
         self.barriers = std::array::from_fn(|_| Barrier::default());
         self.live = warps as u32;
     }

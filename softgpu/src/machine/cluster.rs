@@ -6,6 +6,7 @@ use super::step::{Fault, Host, Running, Step};
 use super::warp::{Pause, State, Warp, run};
 use crate::options::Schedule;
 use crate::program::special::Place;
+use crate::sanitizer::clock::Released;
 use crate::sanitizer::report::Kind;
 
 /// Instructions that a warp runs before the next one gets its turn.
@@ -112,12 +113,23 @@ impl Cluster {
         }
     }
 
-    /// Lets go the barrier of the cluster when every living warp stands at it.
+    /// Completes the barrier of the cluster when every living thread has arrived.
     fn release_cluster(&mut self) {
-        let waits = |w: &Warp| matches!(w.state, State::ClusterBarrier | State::Done);
-        if self.warps.iter().flatten().all(waits) {
-            for warp in self.warps.iter_mut().flatten().filter(|w| w.state == State::ClusterBarrier) {
-                warp.state = State::Ready;
+        let mut warps = self.warps.iter().flatten();
+        if !warps.clone().any(|w| w.arrived != 0) || !warps.all(|w| w.alive & !w.arrived == 0) {
+            return;
+        }
+        let mut all = Released::default();
+        for block in &mut self.blocks {
+            all.join(std::mem::take(&mut block.cluster.collecting));
+        }
+        for (block, warps) in self.blocks.iter_mut().zip(&mut self.warps) {
+            block.cluster.complete = all.clone();
+            for warp in warps {
+                warp.passed |= std::mem::take(&mut warp.arrived);
+                if warp.state == State::ClusterBarrier {
+                    warp.state = State::Ready;
+                }
             }
         }
     }
@@ -129,7 +141,9 @@ impl Cluster {
         let mut first = None;
         for (me, warps) in self.warps.iter().enumerate() {
             for warp in warps.iter().filter(|w| w.state != State::Done) {
-                let pc = warp.fragments.first().map_or(0, |f| f.pc.saturating_sub(1)) as usize;
+                // A warp stands behind the barrier of its block, and at that of its cluster.
+                let behind = u32::from(matches!(warp.state, State::Barrier(..)));
+                let pc = warp.fragments.first().map_or(0, |f| f.pc.saturating_sub(behind)) as usize;
                 first = first.or(Some((me, warp.id as usize, pc)));
                 if waits.len() < 8 {
                     let what = match warp.state {

@@ -2,10 +2,13 @@
 
 pub mod access;
 pub mod block;
+pub mod bulk;
 pub mod cluster;
 pub mod copies;
 pub mod grid;
+pub mod mbarrier;
 pub mod memory;
 pub mod registers;
 pub mod step;
 pub mod warp;
+pub mod wgmma;

@@ -43,6 +43,8 @@ pub enum Flow {
     Partial(u32),
     /// The warp goes on behind this instruction once its block lets it (the barrier is in `Warp::state`).
     Block,
+    /// Nothing was done: try again once other warps had their turn.
+    Again,
     /// Done; let other warps run (the instruction waits for something).
     Yield,
 }

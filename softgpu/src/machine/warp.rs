@@ -5,9 +5,11 @@
 //! `.sync` instruction wait for the others that it names; when every fragment waits, the launch is refused to
 //! go on, at once.
 
+use super::bulk::Store;
 use super::copies::CopyGroups;
 use super::registers::{P, R, Registers, lanes};
 use super::step::{Fault, Flow, Step};
+use super::wgmma::Products;
 use crate::program::{Inst, Kernel};
 use crate::sanitizer::report::Kind;
 
@@ -40,7 +42,7 @@ pub enum State {
     Ready,
     /// Wait at this barrier of its block.
     Barrier(u32, Option<(Verdict, u32)>),
-    /// Wait at the barrier of its cluster.
+    /// Wait at the barrier of its cluster, all lanes.
     ClusterBarrier,
     /// Nothing: all lanes ended.
     Done,
@@ -77,6 +79,14 @@ pub struct Warp {
     pub local: Vec<u8>,
     /// Asynchronous copies under way.
     pub copies: CopyGroups,
+    /// Bulk copies out of shared memory under way.
+    pub stores: CopyGroups<Store>,
+    /// Products of its warpgroup under way.
+    pub products: Products,
+    /// Lanes that have arrived at the barrier of the cluster, in the phase that is not complete.
+    pub arrived: u32,
+    /// Lanes that arrived in a phase that is complete, and have not waited.
+    pub passed: u32,
     /// Turns taken: every other turn runs the fragment that is ahead, so that lanes which wait for others of
     /// their warp in a loop do not starve them.
     turn: u32,
@@ -99,6 +109,10 @@ impl Warp {
             state: State::Done,
             local: vec![0xFF; 32 * kernel.local_bytes],
             copies: CopyGroups::default(),
+            stores: CopyGroups::default(),
+            products: Products::default(),
+            arrived: 0,
+            passed: 0,
             turn: 0,
         }
     }
@@ -116,6 +130,9 @@ impl Warp {
         self.copies = CopyGroups::default();
         // NaN, not what an earlier block left.
         self.local.fill(0xFF);
+        self.stores = CopyGroups::default();
+        self.products = Products::default();
+        (self.arrived, self.passed) = (0, 0);
         self.turn = 0;
     }
 
@@ -201,7 +218,7 @@ pub fn run(step: &mut Step<'_>, slice: &mut u64) -> Result<Pause, Fault> {
             }
             let flow = (inst.code)(step, mask)?;
             let done = match flow {
-                Flow::Wait => 0,
+                Flow::Wait | Flow::Again => 0,
                 Flow::Partial(lanes) => lanes,
                 _ => mask,
             };
@@ -257,6 +274,12 @@ pub fn run(step: &mut Step<'_>, slice: &mut u64) -> Result<Pause, Fault> {
                     step.warp.put(pc + 1, active);
                     return Ok(Pause::Stopped);
                 }
+                Flow::Again => {
+                    step.warp.put(pc, mask);
+                    step.warp.put(pc + 1, active & !mask);
+                    step.warp.turn = step.warp.turn.wrapping_add(1);
+                    return Ok(Pause::Yield);
+                }
                 Flow::Yield => {
                     step.warp.put(pc + 1, active);
                     step.warp.turn = step.warp.turn.wrapping_add(1);
@@ -281,10 +304,20 @@ fn check_uses(step: &mut Step<'_>, inst: &Inst, mask: u32) {
     for (which, slot) in inst.uses.iter().enumerate() {
         let missing = mask & !step.warp.registers.written[*slot as usize];
         if missing != 0 {
-            step.report(Kind::Uninitialised, missing.trailing_zeros() as usize, || {
-                format!("source register {} was never written", which + 1)
-            });
+            report_undefined(step, which, *slot, missing.trailing_zeros() as usize);
         }
+    }
+}
+
+#[cold]
+fn report_undefined(step: &mut Step<'_>, which: usize, slot: u32, lane: usize) {
+    let register = R(slot.wrapping_sub(step.run.launch.kernel.registers_used.p));
+    if step.warp.products.writes(register) {
+        step.report(Kind::AsyncRace, lane, || {
+            format!("source register {} is an accumulator of a wgmma that nobody has waited for", which + 1)
+        });
+    } else {
+        step.report(Kind::Uninitialised, lane, || format!("source register {} was never written", which + 1));
     }
 }
 

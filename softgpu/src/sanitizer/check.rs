@@ -119,7 +119,7 @@ impl Step<'_> {
         words(offset, from.len(), |at, mask| {
             let cell = &mut cells[at / 4];
             cell.enter(life);
-            copying |= cell.copies > 0;
+            copying |= cell.copies > 0 || cell.readers > 0;
             let same = || self.blocks[block].shared[offset..offset + from.len()] == *from;
             let now = Access { bytes: mask, ..record };
             found = found.or(cell.write(now, &self.blocks[self.me].clock, same));
@@ -140,7 +140,7 @@ impl Step<'_> {
             let what = if write { "written" } else { "read" };
             self.report(Kind::AsyncRace, lane, || {
                 format!(
-                    "shared memory at {offset:#x} is {what} while an asynchronous copy into it is under way"
+                    "shared memory at {offset:#x} is {what} while an asynchronous operation on it is under way"
                 )
             });
         }

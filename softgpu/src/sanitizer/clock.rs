@@ -81,12 +81,19 @@ impl Released {
     /// Adds what another warp hands on at the same barrier.
     pub fn join(&mut self, other: Released) {
         if self.seen.is_empty() {
-            *self = other;
-            return;
+            self.seen = other.seen;
+        } else {
+            self.seen.iter_mut().zip(other.seen).for_each(|(mine, theirs)| *mine = (*mine).max(theirs));
         }
-        self.seen.iter_mut().zip(other.seen).for_each(|(mine, theirs)| *mine = (*mine).max(theirs));
         self.known.join(&other.known);
         self.fenced.join(&other.fenced);
+    }
+
+    /// The same for warps of other blocks, when a warp of `block` hands it on.
+    pub fn abroad(&self, block: u32) -> Released {
+        let mut known = self.known.clone();
+        known.insert(block, &self.seen.as_slice().into());
+        Released { seen: Vec::new(), known, fenced: self.fenced.clone() }
     }
 }
 
@@ -169,6 +176,15 @@ impl Clock {
         self.learn(warp, &released.seen);
         self.known[warp].join(&released.known);
         self.fenced[warp].join(&released.fenced);
+    }
+
+    /// A warp of `block`, whose clock this is, learns what warps of any block released: what others know of
+    /// this block counts too.
+    pub fn acquire_from_any(&mut self, block: u32, warp: usize, released: &Released) {
+        self.acquire(warp, released);
+        if let Some(stamps) = released.known.get(block).cloned() {
+            self.learn(warp, &stamps);
+        }
     }
 
     fn learn(&mut self, warp: usize, seen: &[u32]) {

@@ -78,6 +78,8 @@ pub struct Cell {
     pub written: u8,
     /// Asynchronous copies under way into it.
     pub copies: u8,
+    /// Asynchronous operations under way that read it.
+    pub readers: u8,
     write: Access,
     read: Access,
     older_read: Access,

@@ -1,5 +1,6 @@
 //! A small bench to put a kernel on: PTX in, buffers in and out, reports and counters.
 
+use softgpu::chip::Chip;
 use softgpu::machine::grid::{Launch, Outcome, run};
 use softgpu::machine::memory::Memory;
 use softgpu::options::{Copies, Options, Schedule};
@@ -88,15 +89,22 @@ impl Lab {
             assert_eq!(bytes.len(), p.bytes, "size of {arg:?}");
             params[p.offset..p.offset + p.bytes].copy_from_slice(&bytes);
         }
-        let launch = Launch {
-            kernel,
-            grid,
-            block,
-            cluster: [1; 3],
-            dynamic_shared,
-            params: &params,
-            cooperative: false,
-        };
+        self.launch_raw(program, &kernel.name, grid, block, dynamic_shared, &params)
+    }
+
+    /// Runs a kernel with its parameter bank as bytes.
+    pub fn launch_raw(
+        &self,
+        program: &Program,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: u32,
+        params: &[u8],
+    ) -> Outcome {
+        let kernel = program.kernel(kernel).unwrap_or_else(|e| panic!("{e}"));
+        let cluster = kernel.cluster.unwrap_or([1; 3]);
+        let launch = Launch { kernel, grid, block, cluster, dynamic_shared, params, cooperative: false };
         run(&launch, &self.memory, &self.options).unwrap_or_else(|e| panic!("{e}"))
     }
 }
@@ -112,6 +120,17 @@ pub fn every_schedule() -> impl Iterator<Item = Options> {
             ..Options::default()
         })
     })
+}
+
+/// [`every_schedule`] on the H100 model.
+pub fn every_schedule_of_hopper() -> impl Iterator<Item = Options> {
+    every_schedule().map(|options| Options { chip: Chip::named("sm_90").unwrap(), ..options })
+}
+
+/// [`module`] for Hopper; `shared` declares variables of the module.
+pub fn hopper(pointers: usize, shared: &str, body: &str) -> String {
+    let text = module(pointers, body).replace(".target sm_80", ".target sm_90a");
+    text.replace(".address_size 64\n", &format!(".address_size 64\n{shared}\n"))
 }
 
 /// A module with one kernel `k` of pointer parameters `p0`, `p1`, ..., which are in `%rd0`, `%rd1`, ... when the
