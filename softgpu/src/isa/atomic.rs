@@ -40,9 +40,11 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         s.host.counters.atomics += u64::from(mask.count_ones());
         for lane in lanes(mask) {
             let place = s.place(space, at[lane], lane, manner)?;
-            s.strong(place, at[lane], true, true);
+            // Published before the new value can be seen, taken over after the old one was.
+            s.strong(place, at[lane], false, true);
             let (vb, vc) = (lane_value(s, b, lane), lane_value(s, c, lane));
             let old = exchange(s, place, lane, manner, |old| update(old, vb, vc))?;
+            s.strong(place, at[lane], true, false);
             match to {
                 Some(Reg::R(r)) => s.warp.registers.r[r.0 as usize][lane] = old as u32,
                 Some(Reg::D(r)) => s.warp.registers.d[r.0 as usize][lane] = old,

@@ -145,7 +145,7 @@ pub(super) fn finish(s: &mut Step<'_>, due: Vec<Copy>) -> Result<Flow, Fault> {
                     mixed: false,
                 };
                 // Conflicts were judged at issue, and accesses since then are reported as races with the copy.
-                cell.write(now, &block.clock, true);
+                cell.write(now, &block.clock, || true);
             });
         }
     }

@@ -53,10 +53,11 @@ impl Step<'_> {
         self.host.polls += u64::from(manner.strong);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
+            self.load_lane(place, lane, manner, &mut to[lane][..manner.bytes]);
+            // After the load: what another host thread published before the value it stored must not be missed.
             if manner.strong {
                 self.strong(place, at[lane], true, false);
             }
-            self.load_lane(place, lane, manner, &mut to[lane][..manner.bytes]);
         }
         Ok(())
     }
@@ -73,6 +74,7 @@ impl Step<'_> {
         self.count(space, at, mask, manner.bytes, true);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
+            // Before the store, for the same reason.
             if manner.strong {
                 self.strong(place, at[lane], false, true);
             }

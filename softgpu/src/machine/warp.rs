@@ -128,6 +128,8 @@ impl Warp {
         self.fragments.push(Fragment { pc: 0, mask: alive, waiting: false });
         self.state = State::Ready;
         self.copies = CopyGroups::default();
+        // NaN, not what an earlier block left.
+        self.local.fill(0xFF);
         self.stores = CopyGroups::default();
         self.products = Products::default();
         (self.arrived, self.passed) = (0, 0);

@@ -42,11 +42,11 @@ impl Step<'_> {
             });
             a.mark_written(offset, bytes);
         }
-        let same = stored.is_some_and(|new| {
+        let same = || {
             let mut old = [0; 16];
             a.read(offset, &mut old[..bytes]);
-            old[..bytes] == *new
-        });
+            stored.is_some_and(|new| old[..bytes] == *new)
+        };
         let record = self.record(lane, manner);
         let mut found = None;
         {
@@ -112,7 +112,6 @@ impl Step<'_> {
         manner: Manner,
         from: &[u8],
     ) {
-        let same = self.blocks[block].shared[offset..offset + from.len()] == *from;
         let record = self.record(lane, manner);
         let (mut found, mut copying) = (None, false);
         let life = self.blocks[block].life;
@@ -121,7 +120,9 @@ impl Step<'_> {
             let cell = &mut cells[at / 4];
             cell.enter(life);
             copying |= cell.copies > 0 || cell.readers > 0;
-            found = found.or(cell.write(Access { bytes: mask, ..record }, &self.blocks[self.me].clock, same));
+            let same = || self.blocks[block].shared[offset..offset + from.len()] == *from;
+            let now = Access { bytes: mask, ..record };
+            found = found.or(cell.write(now, &self.blocks[self.me].clock, same));
         });
         self.blocks[block].cells = cells;
         self.shared_findings(offset, lane, true, found, copying);

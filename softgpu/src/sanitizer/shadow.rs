@@ -117,9 +117,9 @@ impl Cell {
     /// Records a write. `same_value` tells that the bytes do not change: lanes of one warp may store one value
     /// to one place.
     #[inline(always)]
-    pub fn write(&mut self, now: Access, clock: &Clock, same_value: bool) -> Option<Conflict> {
+    pub fn write(&mut self, now: Access, clock: &Clock, same_value: impl Fn() -> bool) -> Option<Conflict> {
         let mut conflict = None;
-        if self.write.conflicts(&now, clock) && !(same_value && self.write.same_warp(&now)) {
+        if self.write.conflicts(&now, clock) && !(self.write.same_warp(&now) && same_value()) {
             conflict = Some(Conflict { earlier: self.write, wrote: true });
         } else if self.read.conflicts(&now, clock) {
             conflict = Some(Conflict { earlier: self.read, wrote: false });
