@@ -263,6 +263,7 @@ fn wait(d: &mut Decoder<'_, '_>) -> Result<Code> {
                 barrier = read(s, place).unwrap_or(barrier);
             }
             if barrier.odd == odd {
+                s.warp.awaits = Some(place);
                 continue;
             }
             passed |= 1 << lane;
