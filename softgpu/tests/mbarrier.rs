@@ -58,10 +58,9 @@ fn a_pipeline_of_two_warps_needs_both_of_its_waits() {
         assert_eq!(lab.get::<u32>(out, 32), expected);
         for mutant in [pipeline("", &empty), pipeline(&full, "")] {
             let kinds: Vec<Kind> = run(&mutant).0.reports.iter().map(|r| r.kind).collect();
-            assert!(
-                kinds.iter().any(|k| matches!(k, Kind::SharedRace | Kind::Illegal | Kind::Uninitialised)),
-                "{kinds:?}"
-            );
+            // Without a wait a warp can run two phases ahead, and the other then waits for a phase long past.
+            let expected = [Kind::SharedRace, Kind::Uninitialised, Kind::Illegal, Kind::Deadlock];
+            assert!(!kinds.is_empty() && kinds.iter().all(|k| expected.contains(k)), "{kinds:?}");
         }
     }
 }

@@ -97,6 +97,7 @@ impl Cluster {
                 worked |= pause != Pause::Yield;
                 if self.warps[me][w].state == State::Done {
                     self.blocks[me].leave();
+                    self.report_copies(running, host, me, w);
                 }
                 host.counters.barriers += self.blocks[me].release(&mut self.warps[me]);
             }
@@ -116,6 +117,18 @@ impl Cluster {
             if *budget == 0 || (ran && !worked) {
                 return Ok(Progress::Parked);
             }
+        }
+    }
+
+    /// Reports bulk copies that nobody waited for in a block whose last warp has ended.
+    fn report_copies(&mut self, running: &Running<'_>, host: &mut Host, me: usize, w: usize) {
+        if running.options.check && self.blocks[me].left_copies() {
+            let pc = running.launch.kernel.code.len().saturating_sub(1);
+            let warp = &mut self.warps[me][w];
+            let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
+            step.report(Kind::AsyncLeak, 0, || {
+                "the block ends while bulk copies into its shared memory are under way".into()
+            });
         }
     }
 
