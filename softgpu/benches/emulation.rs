@@ -1,11 +1,16 @@
 //! How fast the emulator is, with every check on. These are times of the emulator: they say nothing about a GPU.
 
+use std::path::Path;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
 use common::lab::{Arg, Lab, module};
+use common::nvcc::Nvcc;
+use softgpu::machine::grid::Outcome;
+use softgpu::program::Program;
 
 /// 64 rounds of 14 integer and float instructions on registers, with a branch.
 fn alu() -> String {
@@ -38,7 +43,44 @@ fn emulation(c: &mut Criterion) {
     // Elements are thread instructions: the figure is instructions a second.
     group.throughput(Throughput::Elements(outcome.counters.thread_instructions));
     group.bench_function("alu", |b| b.iter(run));
+
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kernels/gemm.cu");
+    match Nvcc::find().expect("nvcc") {
+        None => eprintln!("SKIPPED: gemm: there is no nvcc (cargo xtask cuda fetches it)"),
+        Some(nvcc) => {
+            let program = lab.load(&nvcc.ptx(&source, "compute_80").expect("gemm.cu"));
+            for size in [256usize, 512] {
+                let gemm = Gemm::new(&lab, size);
+                assert_eq!(gemm.run(&lab, &program).reports, []);
+                group.throughput(Throughput::Elements(2 * size.pow(3) as u64));
+                group.bench_function(format!("gemm_f16/{size}"), |b| b.iter(|| gemm.run(&lab, &program)));
+            }
+        }
+    }
     group.finish();
+}
+
+/// A square product of the example's `gemm_f16`: tiles of 128 x 64, two slots of cp.async, ldmatrix, mma.sync.
+struct Gemm {
+    size: usize,
+    params: Vec<u8>,
+}
+
+impl Gemm {
+    fn new(lab: &Lab, size: usize) -> Self {
+        let matrix: Vec<u16> = (0..size * size).map(|i| 0x3800 + (i * 7 % 1024) as u16).collect();
+        let (a, b, c) = (lab.put(&matrix), lab.put(&matrix), lab.blank(2 * size * size));
+        let words = [a, b, c, size as u64, size as u64, size as u64].map(u64::to_le_bytes).concat();
+        let sizes = [size as u32, size as u32, size as u32, 0].map(u32::to_le_bytes).concat();
+        Self { size, params: [words, sizes].concat() }
+    }
+
+    fn run(&self, lab: &Lab, program: &Program) -> Outcome {
+        let grid = [self.size.div_ceil(64) as u32, self.size.div_ceil(128) as u32, 1];
+        // Two slots of both tiles, rows padded by 16 bytes.
+        let shared = 2 * 2 * (128 * 72 + 64 * 72);
+        lab.launch_raw(program, "gemm_f16", grid, [256, 1, 1], shared, &self.params)
+    }
 }
 
 criterion_group!(benches, emulation);

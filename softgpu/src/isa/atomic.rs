@@ -73,6 +73,7 @@ pub(super) fn exchange(
     if let Place::Global(index, offset) = place {
         let memory = s.run.memory;
         let allocation = &memory[index];
+        s.writable(index, offset, lane)?;
         if s.run.options.check {
             s.check_global(allocation, offset, bytes, lane, manner, None);
             s.check_global(allocation, offset, bytes, lane, manner, Some(&[0; 8][..bytes]));

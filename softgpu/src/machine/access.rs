@@ -50,6 +50,7 @@ impl Step<'_> {
         to: &mut LaneBytes,
     ) -> Result<(), Fault> {
         self.count(space, at, mask, manner.bytes, false);
+        self.host.polls += u64::from(manner.strong);
         for lane in lanes(mask) {
             let place = self.place(space, at[lane], lane, manner)?;
             if manner.strong {
@@ -183,6 +184,17 @@ impl Step<'_> {
         }
     }
 
+    /// Refuses to write constant memory, which is global memory to everything else here.
+    #[inline]
+    pub fn writable(&mut self, index: usize, offset: usize, lane: usize) -> Result<(), Fault> {
+        if self.run.memory[index].constant.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(
+                self.fault(Kind::Illegal, lane, || format!("store to constant memory at offset {offset}"))
+            );
+        }
+        Ok(())
+    }
+
     /// Stores one lane at a place that [`place`](Self::place) gave.
     #[inline]
     pub fn store_lane(
@@ -196,6 +208,7 @@ impl Step<'_> {
         match place {
             Place::Global(index, offset) => {
                 let memory = self.run.memory;
+                self.writable(index, offset, lane)?;
                 if self.run.options.check {
                     self.check_global(&memory[index], offset, bytes, lane, manner, Some(from));
                 }

@@ -16,6 +16,9 @@ const PATIENCE: u32 = 1 << 16;
 /// Instructions that a warp runs before the next one gets its turn.
 const SLICE: u64 = 1 << 14;
 
+/// A cluster that does a strong load in this many instructions or fewer gives others its turn.
+const POLL: u64 = 64;
+
 /// How far a cluster came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -73,6 +76,7 @@ impl Cluster {
     ) -> Result<Progress, Fault> {
         loop {
             let (mut ran, mut worked) = (false, false);
+            let (polls, budget_before) = (host.polls, *budget);
             for turn in 0..self.blocks.len() * self.warps[0].len() {
                 let turn = match running.options.schedule {
                     Schedule::Forward => turn,
@@ -114,7 +118,9 @@ impl Cluster {
             if !ran && states().all(|s| s != State::Ready) {
                 return Err(self.stuck(running, host));
             }
-            if *budget == 0 || (ran && !worked) {
+            // Many strong loads among few instructions: flags are polled, which other blocks have to set.
+            let polling = (host.polls - polls) * POLL >= budget_before - *budget && host.polls > polls;
+            if *budget == 0 || (ran && (!worked || polling)) {
                 return Ok(Progress::Parked);
             }
         }
@@ -189,8 +195,11 @@ impl Cluster {
 impl Cluster {
     /// Reports that the launch is out of instructions, at a warp that still runs.
     pub fn timeout(&mut self, running: &Running<'_>, host: &mut Host) {
+        // The one that runs is to blame, not one that waits for it at a barrier.
+        let runs = self.warps.iter().flatten().any(|w| w.state == State::Ready);
         for (me, warps) in self.warps.iter_mut().enumerate() {
-            if let Some(warp) = warps.iter_mut().find(|w| w.state != State::Done) {
+            let blamed = |w: &&mut Warp| w.state == State::Ready || !runs && w.state != State::Done;
+            if let Some(warp) = warps.iter_mut().find(blamed) {
                 let pc = warp.fragments.first().map_or(0, |f| f.pc as usize);
                 let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
                 let budget = running.options.max_instructions;

@@ -221,6 +221,7 @@ fn serve(running: &Running<'_>, geometry: &Geometry, queue: &Queue, threads: usi
         counters: Counters::default(),
         executed: vec![(0, 0); kernel.code.len()],
         nearest: vec![0; kernel.code.len()],
+        polls: 0,
         reports: Vec::new(),
         reported: Default::default(),
     };

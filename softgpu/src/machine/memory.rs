@@ -2,7 +2,7 @@
 //! sanitizer keeps.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use crate::sanitizer::shadow::Page;
@@ -28,6 +28,8 @@ pub struct Allocation {
     pub base: u64,
     /// Size in bytes.
     pub bytes: usize,
+    /// Whether it is constant memory, which kernels must not write.
+    pub constant: AtomicBool,
     host: *mut u8,
     /// Storage of `host`, unless it belongs to the caller; 16-byte units for alignment.
     _storage: Option<Vec<u128>>,
@@ -63,7 +65,7 @@ impl Allocation {
         let words = vec![0u64; bytes.div_ceil(64)];
         let written = words.into_iter().map(AtomicU64::new).collect();
         let pages = (0..(bytes + 15).div_ceil(Page::BYTES)).map(|_| OnceLock::new()).collect();
-        Self { base, bytes, host, _storage: storage, written, pages }
+        Self { base, bytes, constant: AtomicBool::new(false), host, _storage: storage, written, pages }
     }
 
     /// Whether `bytes` bytes at `address` lie inside.

@@ -84,6 +84,8 @@ pub struct Host {
     pub executed: Vec<(u64, u64)>,
     /// By instruction: the allocation that it touched last.
     pub nearest: Vec<u32>,
+    /// Strong loads, which a warp that waits for a flag does over and over.
+    pub polls: u64,
     /// What was found.
     pub reports: Vec<Report>,
     /// (instruction, kind) pairs that were reported before.

@@ -1,6 +1,7 @@
 //! Variables of a module: memory, initial values, addresses of each other.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Program;
 use super::assembler::Symbol;
@@ -40,6 +41,9 @@ pub fn load(
                 program.variables.push((v.name.clone(), address, v.bytes));
                 variables.globals.insert(v.name.clone(), Symbol::Memory(v.space, address));
                 memory.write(address, &vec![0; v.bytes])?;
+                if v.space == Space::Const {
+                    memory.find(address, 1)?.constant.store(true, Relaxed);
+                }
             }
             other => {
                 let text = format!(

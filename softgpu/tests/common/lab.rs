@@ -92,15 +92,22 @@ impl Lab {
             assert_eq!(bytes.len(), p.bytes, "size of {arg:?}");
             params[p.offset..p.offset + p.bytes].copy_from_slice(&bytes);
         }
-        let launch = Launch {
-            kernel,
-            grid,
-            block,
-            cluster: kernel.cluster.unwrap_or([1; 3]),
-            dynamic_shared,
-            params: &params,
-            cooperative: false,
-        };
+        self.launch_raw(program, &kernel.name, grid, block, dynamic_shared, &params)
+    }
+
+    /// Runs a kernel with its parameter bank as bytes.
+    pub fn launch_raw(
+        &self,
+        program: &Program,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: u32,
+        params: &[u8],
+    ) -> Outcome {
+        let kernel = program.kernel(kernel).unwrap_or_else(|e| panic!("{e}"));
+        let cluster = kernel.cluster.unwrap_or([1; 3]);
+        let launch = Launch { kernel, grid, block, cluster, dynamic_shared, params, cooperative: false };
         run(&launch, &self.memory, &self.options).unwrap_or_else(|e| panic!("{e}"))
     }
 }

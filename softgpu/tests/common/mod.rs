@@ -7,6 +7,7 @@ pub mod driver;
 pub mod fatbin;
 pub mod lab;
 pub mod lanes;
+pub mod nvcc;
 mod random;
 pub mod reference;
 mod vectors;
