@@ -153,10 +153,18 @@ fn change(
 }
 
 /// What the warp did so far, for whoever waits at an mbarrier of block `of`.
-pub(super) fn released(s: &mut Step<'_>, of: usize) -> Released {
+fn released(s: &mut Step<'_>, of: usize) -> Released {
     let warp = s.warp.id as usize;
     let (me, block) = (s.me, s.block());
     let released = block.clock.release(warp);
+    if of == me { released } else { released.abroad(block.linear) }
+}
+
+/// An asynchronous copy that the warp starts, for whoever waits at an mbarrier of block `of`.
+pub(super) fn started(s: &mut Step<'_>, of: usize) -> Released {
+    let warp = s.warp.id as usize;
+    let (me, block) = (s.me, s.block());
+    let released = block.clock.release_alone(warp);
     if of == me { released } else { released.abroad(block.linear) }
 }
 
@@ -263,6 +271,7 @@ fn wait(d: &mut Decoder<'_, '_>) -> Result<Code> {
                 barrier = read(s, place).unwrap_or(barrier);
             }
             if barrier.odd == odd {
+                s.warp.awaits = Some(place);
                 continue;
             }
             passed |= 1 << lane;
@@ -344,7 +353,7 @@ pub(super) fn store(d: &mut Decoder<'_, '_>) -> Result<Code> {
                     format!("data in the block of rank {block}, its mbarrier in that of rank {}", at.0)
                 }));
             }
-            let released = released(s, at.0);
+            let released = started(s, at.0);
             bytes_arrived(s, at, lane, bytes as u32, released)?;
         }
         Ok(Flow::Next)

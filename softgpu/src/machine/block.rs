@@ -117,6 +117,11 @@ impl Block {
         Ok(())
     }
 
+    /// Whether all its warps have ended while copies into its shared memory are under way.
+    pub fn left_copies(&self) -> bool {
+        self.live == 0 && !self.arriving.is_empty()
+    }
+
     /// A warp ended.
     pub fn leave(&mut self) {
         self.live -= 1;

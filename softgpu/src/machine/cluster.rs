@@ -9,6 +9,10 @@ use crate::program::special::Place;
 use crate::sanitizer::clock::Released;
 use crate::sanitizer::report::Kind;
 
+/// Rounds in which every warp waits in vain for an mbarrier of its cluster before that counts as forever. Only
+/// warps of the cluster complete them; the number leaves time to those that also look at global memory.
+const PATIENCE: u32 = 1 << 16;
+
 /// Instructions that a warp runs before the next one gets its turn.
 const SLICE: u64 = 1 << 14;
 
@@ -28,6 +32,8 @@ pub enum Progress {
 pub struct Cluster {
     blocks: Vec<Block>,
     warps: Vec<Vec<Warp>>,
+    /// Rounds in a row in which every warp waited for an mbarrier.
+    idle: u32,
 }
 
 impl Cluster {
@@ -39,12 +45,13 @@ impl Cluster {
         let warps = (0..geometry.blocks_per_cluster)
             .map(|_| (0..geometry.warps).map(|w| Warp::new(w as u32, kernel)).collect())
             .collect();
-        Self { blocks, warps }
+        Self { blocks, warps, idle: 0 }
     }
 
     /// Begins cluster number `cluster` of the grid.
     pub fn start(&mut self, running: &Running<'_>, geometry: &Geometry, cluster: u64) {
         let kernel = running.launch.kernel;
+        self.idle = 0;
         for (rank, (block, warps)) in self.blocks.iter_mut().zip(&mut self.warps).enumerate() {
             let (index, linear) = geometry.block(cluster, rank as u32);
             block.start(index, linear, geometry.warps);
@@ -94,6 +101,7 @@ impl Cluster {
                 worked |= pause != Pause::Yield;
                 if self.warps[me][w].state == State::Done {
                     self.blocks[me].leave();
+                    self.report_copies(running, host, me, w);
                 }
                 host.counters.barriers += self.blocks[me].release(&mut self.warps[me]);
             }
@@ -101,6 +109,11 @@ impl Cluster {
             let states = || self.warps.iter().flatten().map(|w| w.state);
             if states().all(|s| s == State::Done) {
                 return Ok(Progress::Done);
+            }
+            let mut ready = self.warps.iter().flatten().filter(|w| w.state == State::Ready);
+            self.idle = if ran && ready.all(|w| w.awaits.is_some()) { self.idle + 1 } else { 0 };
+            if self.idle > PATIENCE {
+                return Err(self.stuck(running, host));
             }
             if !ran && states().all(|s| s != State::Ready) {
                 return Err(self.stuck(running, host));
@@ -110,6 +123,18 @@ impl Cluster {
             if *budget == 0 || (ran && (!worked || polling)) {
                 return Ok(Progress::Parked);
             }
+        }
+    }
+
+    /// Reports bulk copies that nobody waited for in a block whose last warp has ended.
+    fn report_copies(&mut self, running: &Running<'_>, host: &mut Host, me: usize, w: usize) {
+        if running.options.check && self.blocks[me].left_copies() {
+            let pc = running.launch.kernel.code.len().saturating_sub(1);
+            let warp = &mut self.warps[me][w];
+            let mut step = Step { run: running, host, warp, blocks: &mut self.blocks, me, pc };
+            step.report(Kind::AsyncLeak, 0, || {
+                "the block ends while bulk copies into its shared memory are under way".into()
+            });
         }
     }
 
@@ -141,13 +166,17 @@ impl Cluster {
         let mut first = None;
         for (me, warps) in self.warps.iter().enumerate() {
             for warp in warps.iter().filter(|w| w.state != State::Done) {
-                // A warp stands behind the barrier of its block, and at that of its cluster.
-                let behind = u32::from(matches!(warp.state, State::Barrier(..)));
+                // A warp stands behind a barrier of its block, but at that of its cluster.
+                let behind = u32::from(warp.state != State::ClusterBarrier);
                 let pc = warp.fragments.first().map_or(0, |f| f.pc.saturating_sub(behind)) as usize;
                 first = first.or(Some((me, warp.id as usize, pc)));
                 if waits.len() < 8 {
                     let what = match warp.state {
                         State::Barrier(id, _) => format!("barrier {id}"),
+                        State::Ready => match warp.awaits {
+                            Some((rank, at)) => format!("the mbarrier at {at:#x} of rank {rank}"),
+                            None => "nothing".into(),
+                        },
                         _ => "the barrier of the cluster".into(),
                     };
                     waits.push(format!("warp {} at line {} for {what}", warp.id, kernel.code[pc].line));

@@ -77,7 +77,10 @@ impl Mbarrier {
 
     /// This phase awaits `bytes` more bytes.
     pub fn expect(&mut self, bytes: u32) -> Result<(), String> {
-        self.add(i64::from(bytes))
+        self.add(i64::from(bytes))?;
+        // Copies may have been faster.
+        self.advance();
+        Ok(())
     }
 
     /// `bytes` bytes have arrived.

@@ -83,6 +83,8 @@ pub struct Warp {
     pub stores: CopyGroups<Store>,
     /// Products of its warpgroup under way.
     pub products: Products,
+    /// The mbarrier (rank of its block, offset) that its last turn waited for in vain.
+    pub awaits: Option<(usize, usize)>,
     /// Lanes that have arrived at the barrier of the cluster, in the phase that is not complete.
     pub arrived: u32,
     /// Lanes that arrived in a phase that is complete, and have not waited.
@@ -111,6 +113,7 @@ impl Warp {
             copies: CopyGroups::default(),
             stores: CopyGroups::default(),
             products: Products::default(),
+            awaits: None,
             arrived: 0,
             passed: 0,
             turn: 0,
@@ -132,6 +135,7 @@ impl Warp {
         self.local.fill(0xFF);
         self.stores = CopyGroups::default();
         self.products = Products::default();
+        self.awaits = None;
         (self.arrived, self.passed) = (0, 0);
         self.turn = 0;
     }
@@ -168,6 +172,7 @@ impl Warp {
 /// Runs the warp of `step` until it stops, for at most `slice` instructions, which are counted down.
 pub fn run(step: &mut Step<'_>, slice: &mut u64) -> Result<Pause, Fault> {
     let kernel = step.run.launch.kernel;
+    step.warp.awaits = None;
     loop {
         let Some(fragment) = step.warp.take() else {
             if step.warp.fragments.is_empty() {

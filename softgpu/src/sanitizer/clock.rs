@@ -171,6 +171,15 @@ impl Clock {
         Released { seen, known: self.known[warp].clone(), fenced: self.fenced[warp].clone() }
     }
 
+    /// What a warp hands on when it starts an asynchronous copy: that copy, and not what the warp has learned from
+    /// others. Starts a new stamp.
+    pub fn release_alone(&mut self, warp: usize) -> Released {
+        let mut seen = vec![0; self.warps];
+        seen[warp] = self.now;
+        self.now += 1;
+        Released { seen, ..Released::default() }
+    }
+
     /// A warp learns what was released.
     pub fn acquire(&mut self, warp: usize, released: &Released) {
         self.learn(warp, &released.seen);

@@ -13,6 +13,8 @@ pub enum Arg {
     U32(u32),
     U64(u64),
     F32(f32),
+    /// A parameter of 128 bytes, as tensor maps are.
+    Block([u8; 128]),
 }
 
 /// Memory and options.
@@ -85,6 +87,7 @@ impl Lab {
                 Arg::Ptr(v) | Arg::U64(v) => v.to_le_bytes().to_vec(),
                 Arg::U32(v) => v.to_le_bytes().to_vec(),
                 Arg::F32(v) => v.to_le_bytes().to_vec(),
+                Arg::Block(v) => v.to_vec(),
             };
             assert_eq!(bytes.len(), p.bytes, "size of {arg:?}");
             params[p.offset..p.offset + p.bytes].copy_from_slice(&bytes);

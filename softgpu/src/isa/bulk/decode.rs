@@ -3,6 +3,7 @@
 use super::tensor::{Coordinates, Region};
 use super::{fetch, issue_load, issue_store, wait_stores};
 use crate::Result;
+use crate::isa::cluster::WINDOW_BITS;
 use crate::isa::mbarrier::Target;
 use crate::isa::{Code, plain};
 use crate::machine::access::{Manner, Place};
@@ -106,7 +107,9 @@ impl Side {
                 let bytes = s.warp.registers.r[bytes.0 as usize][lane] as usize;
                 let mut at = s.addresses(address)[lane];
                 if *space == Space::Shared {
-                    at = at.wrapping_add(SHARED_BASE);
+                    // Whoever waits for the copy may be in another block: name this one.
+                    let own = if at >> WINDOW_BITS == 0 { (s.me as u64 + 1) << WINDOW_BITS } else { 0 };
+                    at = at.wrapping_add(SHARED_BASE + own);
                 }
                 if !bytes.is_multiple_of(16) || !at.is_multiple_of(16) || !shared.is_multiple_of(16) {
                     return Err(s.fault(Kind::Misaligned, lane, || {
@@ -175,9 +178,7 @@ fn load(d: &mut Decoder<'_, '_>, from: Space, reduction: Option<Reduction>) -> R
             for rank in lanes(targets) {
                 for segment in &segments {
                     // Whole: a copy that is too large must not begin.
-                    let at = SHARED_BASE
-                        + ((rank as u64 + 1) << crate::isa::cluster::WINDOW_BITS)
-                        + segment.shared as u64;
+                    let at = SHARED_BASE + ((rank as u64 + 1) << WINDOW_BITS) + segment.shared as u64;
                     let manner = Manner { bytes: segment.bytes, align: 1, strong: false };
                     s.place(Space::Generic, at, lane, manner)?;
                 }

@@ -10,7 +10,7 @@ mod tensor;
 
 pub(super) use decode::decode;
 
-use super::mbarrier::{At, bytes_arrived, released};
+use super::mbarrier::{At, bytes_arrived, started};
 use crate::machine::access::{Manner, Place};
 use crate::machine::bulk::{Load, Reduction, Segment, Store};
 use crate::machine::step::{Fault, Step};
@@ -107,7 +107,7 @@ fn issue_load(s: &mut Step<'_>, lane: usize, to: usize, mut load: Load) -> Resul
             s.blocks[to].shared[segment.shared..segment.shared + segment.bytes].copy_from_slice(&poison);
         }
     }
-    load.released = released(s, to);
+    load.released = started(s, to);
     if late {
         s.blocks[to].arriving.push(load);
         return Ok(());

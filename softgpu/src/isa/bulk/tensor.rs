@@ -54,7 +54,7 @@ impl Coordinates {
         let mut bytes = [0; 128];
         for (i, part) in bytes.chunks_exact_mut(16).enumerate() {
             let manner = Manner { bytes: 16, align: if i == 0 { 64 } else { 16 }, strong: false };
-            let place = s.place(self.space, at + 16 * i as u64, lane, manner)?;
+            let place = s.place(self.space, at.wrapping_add(16 * i as u64), lane, manner)?;
             s.load_lane(place, lane, manner, part);
         }
         let refuse = |s: &mut Step<'_>, why: String| Err(s.fault(Kind::Illegal, lane, || why));
