@@ -118,15 +118,6 @@ pub fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
             "block {block:?} of {threads} threads: the kernel was compiled for at most {most} (.maxntid)"
         )));
     }
-    if kernel.max_threads.is_none()
-        && u64::from(kernel.registers) * threads > u64::from(chip.registers_per_multiprocessor)
-    {
-        let text = format!(
-            "{}: {threads} threads of about {} registers exceed the multiprocessor's",
-            kernel.name, kernel.registers
-        );
-        return Err(Error::new(Code::LaunchOutOfResources, text));
-    }
     let shared = kernel.static_shared as u64 + u64::from(launch.dynamic_shared);
     if shared > u64::from(chip.shared_per_block_optin) {
         return Err(invalid(format!(
