@@ -25,3 +25,19 @@ fn lanes_part_and_meet_again() {
         assert_eq!(v, if i % 2 == 1 { i - rounds } else { i + 100 * rounds });
     }
 }
+
+#[test]
+fn special_registers_have_the_width_that_is_asked_for() {
+    let lab = Lab::default();
+    let body =
+        "mov.u64 %rd10, %gridid; cvt.u64.u32 %rd11, %tid.x; mov.u64 %rd12, %tid.x; mov.u32 %r10, %tid.x;
+        shl.b64 %rd13, %rd11, 5; add.u64 %rd14, %rd0, %rd13; add.u64 %rd15, %rd10, %nctaid.x;
+        st.global.u64 [%rd14], %rd12; st.global.u64 [%rd14+8], %rd15;
+        st.global.u32 [%rd14+16], %r10; st.global.u64 [%rd14+24], %rd10;";
+    let out = lab.blank(64);
+    let outcome = lab.run(&module(1, body), "k", [1, 1, 1], [2, 1, 1], &[Arg::Ptr(out)]);
+    assert_eq!(outcome.reports, []);
+    assert_eq!(lab.get::<u64>(out, 2), [0, 1]);
+    assert_eq!(lab.get::<u64>(out + 32, 2), [1, 1]);
+    assert_eq!(lab.get::<u32>(out + 48, 1), [1]);
+}

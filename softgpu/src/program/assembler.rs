@@ -57,8 +57,8 @@ pub struct Assembler<'m> {
     pub constants: HashMap<(u8, u64), Reg>,
     /// The carry flag, once an instruction names it.
     pub carry: Option<P>,
-    /// Special registers in use.
-    pub specials: HashMap<Special, Reg>,
+    /// Special registers in use, by whether 64 bits are wanted.
+    pub specials: HashMap<(Special, bool), Reg>,
     /// Static shared memory so far.
     pub shared: usize,
     shared_symbols: HashMap<String, u64>,
@@ -145,13 +145,18 @@ impl<'m> Assembler<'m> {
         Ok(flag)
     }
 
-    /// The register that holds a special register.
-    pub fn special(&mut self, special: Special, line: u32) -> Result<Reg> {
-        if let Some(reg) = self.specials.get(&special) {
+    /// The register that holds a special register, in 64 bits if `wide`.
+    pub fn special(&mut self, special: Special, wide: bool, line: u32) -> Result<Reg> {
+        if let Some(reg) = self.specials.get(&(special, wide)) {
             return Ok(*reg);
         }
-        let reg = self.register(if special.is_predicate() { Type::Pred } else { Type::B32 }, line)?;
-        self.specials.insert(special, reg);
+        let ty = match wide {
+            _ if special.is_predicate() => Type::Pred,
+            true => Type::B64,
+            false => Type::B32,
+        };
+        let reg = self.register(ty, line)?;
+        self.specials.insert((special, wide), reg);
         Ok(reg)
     }
 
