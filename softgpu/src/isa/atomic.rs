@@ -2,6 +2,7 @@
 //! rounding once.
 
 use super::Code;
+use super::lanewise::permit;
 use crate::Result;
 use crate::machine::access::{Manner, Place};
 use crate::machine::registers::{Reg, lanes};
@@ -14,6 +15,11 @@ use crate::ptx::ast::{Operand, Space, Type};
 pub(super) type Update = fn(u64, u64, u64) -> u64;
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    permit(
+        d,
+        "relaxed acquire release acq_rel cta cluster gpu sys global shared* add exch cas min max and or xor inc dec \
+         noftz v2 v4 v8 L2::cache_hint",
+    )?;
     let returns = d.inst.name == "atom";
     let ty = d.ty()?;
     if ty == Type::B128 {
