@@ -41,3 +41,25 @@ fn special_registers_have_the_width_that_is_asked_for() {
     assert_eq!(lab.get::<u64>(out + 32, 2), [1, 1]);
     assert_eq!(lab.get::<u32>(out + 48, 1), [1]);
 }
+
+/// Variables smaller than the parameters that they stand for, at the end of the frame of the last lane.
+#[test]
+fn calls_with_variables_that_are_too_small_stay_in_the_frame() {
+    let lab = Lab::default();
+    let function = ".extern .func (.param .b32 ret) vprintf(.param .b64 format, .param .b64 values);
+        .global .align 1 .b8 empty[1];
+        .func (.param .b64 back) f(.param .b64 x) { .reg .b64 %x; ld.param.b64 %x, [x]; st.param.b64 [back], %x; ret; }";
+    let body = ".param .b64 arg; .param .b64 ret0; mov.u64 %rd10, 5; st.param.b64 [arg], %rd10; call (ret0), f, (arg);
+        ld.param.b64 %rd11, [ret0]; st.global.u64 [%rd0], %rd11;
+        .param .b8 pad[7]; .param .b8 tiny; call (tiny), f, (tiny);
+        mov.u64 %rd12, empty; st.param.b64 [arg], %rd12; call (tiny), vprintf, (arg, arg);";
+    let out = lab.put(&[0u64]);
+    let outcome = lab.run(&declaring(function, body), "k", [1, 1, 1], [32, 1, 1], &[Arg::Ptr(out)]);
+    assert!(outcome.counters.warp_instructions > 0);
+    assert_eq!(lab.get::<u64>(out, 1), [5]);
+}
+
+/// [`module`] with one pointer and declarations in front.
+fn declaring(declarations: &str, body: &str) -> String {
+    module(1, body).replace(".address_size 64\n", &format!(".address_size 64\n{declarations}\n"))
+}
