@@ -2,11 +2,14 @@
 
 pub mod cli;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod elem;
 mod error;
 pub mod moe;
 pub mod ops;
+mod place;
 mod plan;
 mod profile;
 mod tensor;
@@ -17,6 +20,7 @@ pub use elem::{DType, Elem};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;
+pub use place::Place;
 pub use plan::{Order, Plan, Segments};
 pub use profile::OpCost;
 pub use tensor::{Tensor, View, ViewMut};

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::error::{Result, ensure};
+use crate::place::Place;
 
 /// An owned, contiguous, row-major tensor of rank `N`, made by [`Device::zeros`](crate::Device::zeros).
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
             ptr: self.data.as_ptr(),
             shape: self.shape,
             strides: contiguous(self.shape),
+            place: Place::Host,
             life: PhantomData,
         }
     }
@@ -60,29 +62,53 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
     /// The whole tensor, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
         let (shape, strides) = (self.shape, contiguous(self.shape));
-        ViewMut { ptr: self.data.as_mut_ptr(), shape, strides, life: PhantomData }
+        ViewMut { ptr: self.data.as_mut_ptr(), shape, strides, place: Place::Host, life: PhantomData }
     }
 
     /// The elements in row-major order, as one dimension.
     pub fn flat(&self) -> View<'_, T, 1> {
-        View { ptr: self.data.as_ptr(), shape: [self.data.len()], strides: [1], life: PhantomData }
+        View {
+            ptr: self.data.as_ptr(),
+            shape: [self.data.len()],
+            strides: [1],
+            place: Place::Host,
+            life: PhantomData,
+        }
     }
 
     /// The elements in row-major order, as one dimension, to write.
     pub fn flat_mut(&mut self) -> ViewMut<'_, T, 1> {
-        ViewMut { ptr: self.data.as_mut_ptr(), shape: [self.data.len()], strides: [1], life: PhantomData }
+        ViewMut {
+            ptr: self.data.as_mut_ptr(),
+            shape: [self.data.len()],
+            strides: [1],
+            place: Place::Host,
+            life: PhantomData,
+        }
     }
 
     /// The first elements as a tensor of another shape. Panics if it has more elements: for internal use.
     pub(crate) fn front<const M: usize>(&self, shape: [usize; M]) -> View<'_, T, M> {
         assert!(shape.iter().product::<usize>() <= self.data.len(), "{shape:?} of {:?}", self.shape);
-        View { ptr: self.data.as_ptr(), shape, strides: contiguous(shape), life: PhantomData }
+        View {
+            ptr: self.data.as_ptr(),
+            shape,
+            strides: contiguous(shape),
+            place: Place::Host,
+            life: PhantomData,
+        }
     }
 
     /// As [`Tensor::front`], to write.
     pub(crate) fn front_mut<const M: usize>(&mut self, shape: [usize; M]) -> ViewMut<'_, T, M> {
         assert!(shape.iter().product::<usize>() <= self.data.len(), "{shape:?} of {:?}", self.shape);
-        ViewMut { ptr: self.data.as_mut_ptr(), shape, strides: contiguous(shape), life: PhantomData }
+        ViewMut {
+            ptr: self.data.as_mut_ptr(),
+            shape,
+            strides: contiguous(shape),
+            place: Place::Host,
+            life: PhantomData,
+        }
     }
 
     /// The elements in row-major order, in host memory.
@@ -119,6 +145,7 @@ pub struct View<'a, T, const N: usize> {
     ptr: *const T,
     shape: [usize; N],
     strides: [usize; N],
+    place: Place,
     life: PhantomData<&'a [T]>,
 }
 
@@ -128,6 +155,7 @@ pub struct ViewMut<'a, T, const N: usize> {
     ptr: *mut T,
     shape: [usize; N],
     strides: [usize; N],
+    place: Place,
     life: PhantomData<&'a mut [T]>,
 }
 
@@ -165,7 +193,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
             strides = strides,
             len = data.len()
         );
-        Ok(View { ptr: data.as_ptr(), shape, strides, life: PhantomData })
+        Ok(View { ptr: data.as_ptr(), shape, strides, place: Place::Host, life: PhantomData })
     }
 
     /// Number of elements along each dimension.
@@ -183,8 +211,36 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         self.strides
     }
 
+    /// Where the elements are.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     pub(crate) fn as_ptr(&self) -> *const T {
         self.ptr
+    }
+
+    /// Address of the first element on its device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn address(&self) -> u64 {
+        self.ptr.addr() as u64
+    }
+
+    /// A view of device memory; the rules of [`View::strided`].
+    ///
+    /// # Safety
+    /// `len` elements at `address` are in the memory of device `ordinal` and stay there, unwritten, for 'a.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        strides: [usize; N],
+        ordinal: u32,
+    ) -> Result<Self> {
+        ensure!("View", strides[N - 1] == 1, strides = strides);
+        ensure!("View", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+        let ptr = std::ptr::without_provenance(address as usize);
+        Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
     }
 
     /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
@@ -225,7 +281,7 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         );
         let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
         ensure!("ViewMut", apart, shape = shape, strides = strides);
-        Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides, life: PhantomData })
+        Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides, place: Place::Host, life: PhantomData })
     }
 
     /// Number of elements along each dimension.
@@ -243,18 +299,54 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         self.strides
     }
 
+    /// Where the elements are.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
     }
 
+    /// Address of the first element on its device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn address(&self) -> u64 {
+        self.ptr.addr() as u64
+    }
+
+    /// A view of device memory to write; the rules of [`ViewMut::strided`].
+    ///
+    /// # Safety
+    /// `len` elements at `address` are in the memory of device `ordinal` and belong to the view for 'a.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        strides: [usize; N],
+        ordinal: u32,
+    ) -> Result<Self> {
+        ensure!("ViewMut", strides[N - 1] == 1, strides = strides);
+        ensure!("ViewMut", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
+        ensure!("ViewMut", apart, shape = shape, strides = strides);
+        let ptr = std::ptr::without_provenance_mut(address as usize);
+        Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
     /// The same elements, to read.
     pub fn as_view(&self) -> View<'_, T, N> {
-        View { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }
+        View { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, life: PhantomData }
     }
 
     /// A view for a shorter time, so that this one can be used again afterwards.
     pub fn reborrow(&mut self) -> ViewMut<'_, T, N> {
-        ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }
+        ViewMut {
+            ptr: self.ptr,
+            shape: self.shape,
+            strides: self.strides,
+            place: self.place,
+            life: PhantomData,
+        }
     }
 
     /// The parts before and from index `at` along dimension `axis`. Panics if `at` lies outside.
@@ -263,11 +355,17 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         let (mut head, mut tail) = (self.shape, self.shape);
         head[axis] = at;
         tail[axis] -= at;
-        let first = ViewMut { ptr: self.ptr, shape: head, strides: self.strides, life: PhantomData };
+        let first = ViewMut {
+            ptr: self.ptr,
+            shape: head,
+            strides: self.strides,
+            place: self.place,
+            life: PhantomData,
+        };
         // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
         // parts share no element: they have no common index along `axis`, and strides keep indices apart.
         let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
-        (first, ViewMut { ptr, shape: tail, strides: self.strides, life: PhantomData })
+        (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
     }
 
     /// Cuts along dimension `axis` at ascending `bounds` (`bounds[0] = 0`, the last = the size).
@@ -330,6 +428,7 @@ impl<'a, T> View<'a, T, 3> {
             ptr: part.ptr,
             shape: [self.shape[1], self.shape[2]],
             strides: [self.strides[1], 1],
+            place: part.place,
             life: PhantomData,
         }
     }
@@ -340,14 +439,15 @@ impl<'a, T> ViewMut<'a, T, 3> {
     pub(crate) fn into_matrix(self) -> ViewMut<'a, T, 2> {
         assert_eq!(self.shape[0], 1);
         let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
-        ViewMut { ptr: self.ptr, shape, strides, life: PhantomData }
+        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
     }
 
     /// The matrices along the first dimension.
     pub(crate) fn into_matrices(self) -> Vec<ViewMut<'a, T, 2>> {
         let bounds: Vec<usize> = (0..=self.shape[0]).collect();
         let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
-        let part = |p: ViewMut<'a, T, 3>| ViewMut { ptr: p.ptr, shape, strides, life: PhantomData };
+        let part =
+            |p: ViewMut<'a, T, 3>| ViewMut { ptr: p.ptr, shape, strides, place: p.place, life: PhantomData };
         self.cut(0, &bounds).into_iter().map(part).collect()
     }
 }
