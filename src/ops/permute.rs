@@ -9,7 +9,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::plan::Order;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task of the row-wise operations of this file.
 const ROWS: usize = 128;

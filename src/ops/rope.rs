@@ -8,7 +8,7 @@ use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::ViewMut;
+use crate::view::ViewMut;
 
 /// Rows per task.
 const ROWS: usize = 128;
