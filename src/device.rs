@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
 use crate::error::{Error, Result};
 use crate::ops::Op;
+use crate::place::Place;
 use crate::profile::{OpCost, Profile};
 use crate::tensor::Tensor;
 
@@ -12,23 +15,48 @@ use crate::tensor::Tensor;
 ///
 /// The CPU is the only device of the default build. Results of every operation are the same to the bit for
 /// any number of threads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Device {
     pool: Option<Arc<rayon::ThreadPool>>,
     profile: Option<Profile>,
+    #[cfg(feature = "cuda")]
+    cuda: Option<Cuda>,
 }
 
 impl Device {
     /// The CPU, on rayon's global thread pool.
     pub fn cpu() -> Self {
-        Device { pool: None, profile: None }
+        Device::default()
     }
 
     /// The CPU with a thread pool of its own of `threads` threads; 0 means one per core.
     pub fn cpu_with_threads(threads: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|e| Error::Host { what: "the thread pool", why: e.to_string() })?;
-        Ok(Device { pool: Some(Arc::new(pool)), profile: None })
+        Ok(Device { pool: Some(Arc::new(pool)), ..Device::default() })
+    }
+
+    /// A CUDA device, on a stream of its own; [`Error::NoDevice`] without a driver or a device of this number.
+    ///
+    /// Operations are enqueued and return at once. Errors of kernels come with a later operation or copy.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Device { cuda: Some(Cuda::new(ordinal)?), ..Device::default() })
+    }
+
+    /// The CUDA side of the device, if it has one: streams, slices, views of them.
+    #[cfg(feature = "cuda")]
+    pub fn as_cuda(&self) -> Option<&Cuda> {
+        self.cuda.as_ref()
+    }
+
+    /// Where the operands of its operations have to be.
+    pub fn place(&self) -> Place {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda.place();
+        }
+        Place::Host
     }
 
     /// The same device, timing every operation; see [`Device::take_profile`].
@@ -49,9 +77,18 @@ impl Device {
 
     /// Checks the operation's rules, then runs it; an empty one (no rows) does nothing.
     pub fn run<O: Op>(&self, op: O) -> Result<()> {
+        let place = self.place();
+        if let Some(operand) = op.misplaced(place) {
+            let values = format!("{operand} is not in {place}, where the device works");
+            return Err(Error::Rule { op: O::NAME, rule: "every operand is on the device", values });
+        }
         op.check()?;
         if op.is_empty() {
             return Ok(());
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return op.cuda(cuda);
         }
         let Some(profile) = &self.profile else { return self.install(|| op.cpu()) };
         let (flops, bytes, start) = (op.flops(), op.bytes(), Instant::now());

@@ -30,11 +30,22 @@ mod sealed {
     impl Sealed for half::f16 {}
 }
 
+/// What a CUDA device asks of an element.
+#[cfg(feature = "cuda")]
+pub trait OnDevice: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits {}
+#[cfg(feature = "cuda")]
+impl<T: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits> OnDevice for T {}
+/// What a CUDA device asks of an element: nothing, without one.
+#[cfg(not(feature = "cuda"))]
+pub trait OnDevice {}
+#[cfg(not(feature = "cuda"))]
+impl<T> OnDevice for T {}
+
 /// A floating-point element that operations read and write.
 ///
 /// Arithmetic is always done in f32 and rounded once when stored. Sealed: f32, bf16 and f16 are the types
 /// that the kernels are compiled for.
-pub trait Elem: sealed::Sealed + bytemuck::Pod + Send + Sync + std::fmt::Debug + Default {
+pub trait Elem: sealed::Sealed + OnDevice + bytemuck::Pod + Send + Sync + std::fmt::Debug + Default {
     /// The dtype.
     const DTYPE: DType;
     /// Unit roundoff: half the distance from 1 to the next value (2^-24, 2^-8, 2^-11).

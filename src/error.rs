@@ -19,6 +19,28 @@ pub enum Error {
         /// The values it was checked with.
         values: String,
     },
+    /// A device has no implementation of an operation.
+    #[error("{op}: {device} has no implementation of it")]
+    Unsupported {
+        /// Name of the operation.
+        op: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// There is no CUDA device to use.
+    #[error("no CUDA device: {why}")]
+    NoDevice {
+        /// What is missing.
+        why: String,
+    },
+    /// The CUDA driver reports an error. Those of kernels come late: `what` is where it was noticed.
+    #[error("CUDA, {what}: {why}")]
+    Cuda {
+        /// The operation, or what was being done.
+        what: &'static str,
+        /// The driver's code and text.
+        why: String,
+    },
     /// An option of the configuration, the command line or a config file cannot be used.
     #[error("{option} {value}: {why}")]
     Config {

@@ -2,21 +2,27 @@
 
 pub mod cli;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod elem;
 mod error;
 pub mod moe;
 pub mod ops;
+mod place;
 mod plan;
 mod profile;
 mod tensor;
 pub mod train;
+mod view;
 
 pub use device::Device;
 pub use elem::{DType, Elem};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;
+pub use place::Place;
 pub use plan::{Order, Plan, Segments};
 pub use profile::OpCost;
-pub use tensor::{Tensor, View, ViewMut};
+pub use tensor::Tensor;
+pub use view::{View, ViewMut};

@@ -1,6 +1,15 @@
 //! The plan of a routed batch: which row of a sorted buffer belongs to which token.
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use cudarc::driver::CudaSlice;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
 use crate::error::{Error, Result, ensure};
+use crate::place::Place;
 
 /// The segments of rows that share one weight matrix: group `g` owns rows `offsets[g]..offsets[g + 1]`.
 ///
@@ -43,13 +52,36 @@ impl Segments<'_> {
 ///
 /// With `fan` slots a token, choice `c = token * fan + slot`; row `p` of a sorted buffer holds choice
 /// `source[p]`, and choice `c` lies at row `place[c]`. Rows of one group keep the order of their choices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Order {
     fan: usize,
     offsets: Vec<u32>, // [groups + 1]
     source: Vec<u32>,  // [rows] -> choice
     place: Vec<u32>,   // [choices] -> row
+    #[cfg(feature = "cuda")]
+    device: Option<DeviceOrder>,
 }
+
+/// A copy of an order on a CUDA device.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceOrder {
+    on: Place,
+    /// `[rows]` -> choice.
+    pub source: Arc<CudaSlice<u32>>,
+    /// `[choices]` -> row.
+    pub place: Arc<CudaSlice<u32>>,
+}
+
+impl PartialEq for Order {
+    /// Whether it is the same order, wherever copies of it are.
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |o: &Self| (o.fan, o.offsets.clone(), o.source.clone(), o.place.clone());
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Order {}
 
 impl Order {
     /// All choices in group 0, in their own order.
@@ -57,11 +89,22 @@ impl Order {
         let rows = (tokens * fan) as u32;
         let mut offsets = vec![rows; groups + 1];
         offsets[0] = 0;
-        Order { fan, offsets, source: (0..rows).collect(), place: (0..rows).collect() }
+        Order {
+            fan,
+            offsets,
+            source: (0..rows).collect(),
+            place: (0..rows).collect(),
+            #[cfg(feature = "cuda")]
+            device: None,
+        }
     }
 
     /// Sorts by group: a stable counting sort, O(rows + groups).
     fn sort(&mut self, ids: impl Iterator<Item = u32> + Clone) {
+        #[cfg(feature = "cuda")]
+        {
+            self.device = None;
+        }
         self.offsets.fill(0);
         for id in ids.clone() {
             self.offsets[id as usize + 1] += 1;
@@ -75,6 +118,38 @@ impl Order {
             next[id as usize] += 1;
             self.source[row as usize] = choice as u32;
             self.place[choice] = row;
+        }
+    }
+
+    /// Whether kernels of `place` can read it.
+    pub(crate) fn place_is(&self, place: Place) -> bool {
+        match place {
+            _ if self.source.is_empty() => true,
+            Place::Host => true,
+            #[cfg(feature = "cuda")]
+            place => self.device.as_ref().is_some_and(|d| d.on == place),
+            #[cfg(not(feature = "cuda"))]
+            _ => false,
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn upload(&mut self, cuda: &Cuda) -> Result<()> {
+        let copy = |values: &[u32]| cuda.upload(values).map(Arc::new);
+        self.device =
+            Some(DeviceOrder { on: cuda.place(), source: copy(&self.source)?, place: copy(&self.place)? });
+        Ok(())
+    }
+
+    /// The addresses of the copy on a device: of `source`, then of `place`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn addresses(&self, cuda: &Cuda) -> Result<[u64; 2]> {
+        let device = self.device.as_ref().filter(|d| d.on == cuda.place());
+        ensure!("Plan", device.is_some(), device = cuda.to_string());
+        let address = |slice: &CudaSlice<u32>| Ok(cuda.view(slice, 0, [slice.len()], [1])?.address());
+        match device {
+            Some(d) => Ok([address(&d.source)?, address(&d.place)?]),
+            None => Ok([0; 2]),
         }
     }
 
@@ -178,6 +253,17 @@ impl Plan {
     pub fn resize(&mut self, tokens: usize) -> Result<()> {
         if tokens != self.tokens() {
             *self = Plan::new(tokens, self.topk(), self.experts(), self.clusters())?;
+        }
+        Ok(())
+    }
+
+    /// Copies the orders to a CUDA device, so that operations there can use them, until the next
+    /// [`build`](Plan::build).
+    #[cfg(feature = "cuda")]
+    pub fn upload(&mut self, cuda: &Cuda) -> Result<()> {
+        if self.tokens() > 0 {
+            self.by_cluster.upload(cuda)?;
+            self.by_expert.upload(cuda)?;
         }
         Ok(())
     }

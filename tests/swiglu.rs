@@ -4,7 +4,7 @@ mod common;
 
 use common::cases::{Routed, routed};
 use common::oracle::{differences, silu, silu_slope};
-use common::{Guarded, Rng, assert_breaks, devices, near, same_bits_on_any_threads};
+use common::{Guarded, Rng, all_devices, assert_breaks, devices, near, plan_on, same_bits_on_any_threads};
 use trimoe::ops::{SlotWeights, SwiGlu, SwiGluBackward};
 use trimoe::{Elem, Plan, bf16, f16};
 
@@ -40,8 +40,9 @@ fn the_oracle_agrees_with_finite_differences() {
 }
 
 fn run_case<T: Elem>(case: &Routed, inner: usize, weighted: bool) {
-    let (plan, mut rng) = (case.plan(), Rng::new(4));
-    let (order, name) = (plan.by_expert(), &case.name);
+    let (mut plan, mut rng) = (case.plan(), Rng::new(4));
+    let name = &case.name;
+    let order = plan.by_expert();
     let (rows, fan) = (order.rows(), order.fan());
     let weight = Guarded::<f32, 2>::normal(&mut rng, [case.tokens, fan], 1.0);
     let z = Guarded::<T, 2>::normal(&mut rng, [rows, 2 * inner], 2.0);
@@ -51,17 +52,26 @@ fn run_case<T: Elem>(case: &Routed, inner: usize, weighted: bool) {
     let want_h = forward(&z.values(), &by_row, inner);
     let (want_dz, by_row) = backward(&z.values(), &by_row, &dh.values(), inner);
     let want_dweight: Vec<f64> = order.place().iter().map(|&row| by_row[row as usize]).collect();
-    let weights = weighted.then_some(SlotWeights { weight: weight.view(), order });
-    for device in devices() {
+    for device in all_devices() {
+        plan_on(&mut plan, &device);
+        let order = plan.by_expert();
+        let weights = weighted.then(|| SlotWeights { weight: weight.view_on(&device), order });
         let mut h = Guarded::<T, 2>::nan([rows, inner]);
-        device.run(SwiGlu { z: z.view(), weights, h: h.view_mut() }).unwrap();
+        device.run(SwiGlu { z: z.view_on(&device), weights, h: h.view_mut_on(&device) }).unwrap();
         near::<T>(&format!("{name} h"), &h.written(), &want_h, 8.0);
 
         let mut z = Guarded::<T, 2>::of(&z.values(), [rows, 2 * inner]);
         let mut dh = Guarded::<T, 2>::of(&dh.values(), [rows, inner]);
         let mut dweight = Guarded::<f32, 2>::nan([case.tokens, fan]);
-        let into = weighted.then(|| dweight.view_mut());
-        device.run(SwiGluBackward { z: z.view_mut(), dh: dh.view_mut(), weights, dweight: into }).unwrap();
+        let into = weighted.then(|| dweight.view_mut_on(&device));
+        device
+            .run(SwiGluBackward {
+                z: z.view_mut_on(&device),
+                dh: dh.view_mut_on(&device),
+                weights,
+                dweight: into,
+            })
+            .unwrap();
         near::<T>(&format!("{name} dz"), &z.written(), &want_dz, 8.0);
         assert_eq!(dh.written(), h.written(), "{name}: the backward returns the forward's h to the bit");
         if weighted {

@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Elements per task.
 const CHUNK: usize = 1 << 15;
@@ -52,6 +53,10 @@ pub struct AdamW<'a, T> {
 
 impl<T: Elem> Op for AdamW<'_, T> {
     const NAME: &'static str = "adamw";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: weight, grad, m, v, stored, norm)
+    }
 
     fn check(&self) -> Result<()> {
         let len = self.weight.shape();

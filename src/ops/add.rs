@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 128;
@@ -23,6 +24,10 @@ pub struct Add<'a, T> {
 
 impl<T: Elem> Op for Add<'_, T> {
     const NAME: &'static str = "add";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, y)
+    }
 
     fn check(&self) -> Result<()> {
         ensure!(Self::NAME, self.x.shape() == self.y.shape(), x = self.x.shape(), y = self.y.shape());

@@ -7,7 +7,9 @@ use crate::cpu::gemm::multiply;
 use crate::cpu::math::{exp, max, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Queries of a tile: a task holds their scores against the keys they see, and nothing larger.
 pub(super) const QUERIES: usize = 64;
@@ -111,6 +113,10 @@ impl<T: Elem> Attention<'_, T> {
 
 impl<T: Elem> Op for Attention<'_, T> {
     const NAME: &'static str = "attention";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: qkv, out, lse)
+    }
 
     fn check(&self) -> Result<()> {
         self.layout().check(Self::NAME)?;

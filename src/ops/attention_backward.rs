@@ -8,7 +8,9 @@ use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::math::{dot, exp, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Gradient of [`Attention`](super::Attention). With `p[i, j]` the probabilities, computed again tile by
 /// tile, and `ds[i, j] = p[i, j] (dout[i] . v[j] - dout[i] . out[i]) / sqrt(head_dim)`:
@@ -39,6 +41,10 @@ impl<'a, T: Elem> AttentionBackward<'a, T> {
 
 impl<T: Elem> Op for AttentionBackward<'_, T> {
     const NAME: &'static str = "attention_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: dout, out, qkv, lse, dqkv)
+    }
 
     fn check(&self) -> Result<()> {
         self.layout().check(Self::NAME)?;

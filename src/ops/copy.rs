@@ -6,7 +6,8 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 128;
@@ -22,6 +23,10 @@ pub struct Copy<'a, T> {
 
 impl<T: Elem> Op for Copy<'_, T> {
     const NAME: &'static str = "copy";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, y)
+    }
 
     fn check(&self) -> Result<()> {
         ensure!(Self::NAME, self.x.shape() == self.y.shape(), x = self.x.shape(), y = self.y.shape());

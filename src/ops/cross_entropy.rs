@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::{exp, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 32;
@@ -52,6 +53,10 @@ fn check_rows(op: &'static str, logits: [usize; 2], targets: &[u32], loss: [usiz
 impl<T: Elem> Op for CrossEntropy<'_, T> {
     const NAME: &'static str = "cross_entropy";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: logits, targets, loss)
+    }
+
     fn check(&self) -> Result<()> {
         check_rows(Self::NAME, self.logits.shape(), self.targets, self.loss.shape())
     }
@@ -91,6 +96,10 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
 
 impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     const NAME: &'static str = "neg_log_likelihood";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: logits, targets, loss)
+    }
 
     fn check(&self) -> Result<()> {
         check_rows(Self::NAME, self.logits.shape(), self.targets, self.loss.shape())

@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Rows per task of the forward.
 const ROWS: usize = 128;
@@ -46,6 +47,10 @@ pub struct EmbeddingBackward<'a, T> {
 
 impl<T: Elem> Op for Embedding<'_, T> {
     const NAME: &'static str = "embedding";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: ids, table, y)
+    }
 
     fn check(&self) -> Result<()> {
         let (ids, table, y) = (self.ids, self.table.shape(), self.y.shape());
@@ -87,6 +92,10 @@ impl<T: Elem> Op for Embedding<'_, T> {
 
 impl<T: Elem> Op for EmbeddingBackward<'_, T> {
     const NAME: &'static str = "embedding_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: ids, dy, dtable)
+    }
 
     fn check(&self) -> Result<()> {
         let (ids, dtable, dy) = (self.ids, self.dtable.shape(), self.dy.shape());

@@ -10,8 +10,9 @@ use super::Op;
 use super::expand_tile::{Residuals, blocks, bounds};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
+use crate::place::{Place, misplaced};
 use crate::plan::Plan;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows of one forward task.
 const ROWS: usize = 128;
@@ -108,6 +109,10 @@ fn slot_macs(a2: [usize; 3]) -> usize {
 impl<T: Elem> Op for Expand<'_, T> {
     const NAME: &'static str = "expand";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: bp, b, a2, plan, weight, hq)
+    }
+
     fn check(&self) -> Result<()> {
         let rows = [self.bp.shape(), self.hq.shape(), self.weight.shape()];
         check_shapes(Self::NAME, self.plan, rows, [self.b.shape(), self.a2.shape()])
@@ -139,6 +144,10 @@ impl<T: Elem> Op for Expand<'_, T> {
 
 impl<T: Elem> Op for ExpandBackward<'_, T> {
     const NAME: &'static str = "expand_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: bp, b, a2, plan, weight, dhq, db, da2, dweight, workspace)
+    }
 
     fn check(&self) -> Result<()> {
         let rows = [self.bp.shape(), self.dhq.shape(), self.weight.shape()];

@@ -6,7 +6,8 @@ use super::Op;
 use crate::cpu::math::{LANES, vectorize};
 use crate::cpu::pieces;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Elements per partial sum.
 const CHUNK: usize = 1 << 15;
@@ -24,6 +25,10 @@ pub struct GlobalNorm<'a> {
 
 impl Op for GlobalNorm<'_> {
     const NAME: &'static str = "global_norm";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: grads, norm)
+    }
 
     fn check(&self) -> Result<()> {
         ensure!(Self::NAME, self.norm.shape() == [1], norm = self.norm.shape());

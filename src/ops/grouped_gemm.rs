@@ -4,8 +4,9 @@ use super::Op;
 use crate::cpu::gemm::{self, Mat, Product};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
+use crate::place::{Place, misplaced};
 use crate::plan::Segments;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`.
 #[derive(Debug)]
@@ -66,6 +67,10 @@ fn bytes<T: Elem>(rows: usize, w: [usize; 3], w_size: usize) -> u64 {
 impl<T: Elem> Op for GroupedGemm<'_, T> {
     const NAME: &'static str = "grouped_gemm";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, w, segments, y)
+    }
+
     fn check(&self) -> Result<()> {
         let [x, w, y] = [self.x.shape(), [self.w.dim(1), self.w.dim(2)], self.y.shape()];
         ensure!(
@@ -108,6 +113,10 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
 impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
     const NAME: &'static str = "grouped_gemm_dgrad";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: dy, w, segments, dx)
+    }
+
     fn check(&self) -> Result<()> {
         let [dy, w, dx] = [self.dy.shape(), [self.w.dim(1), self.w.dim(2)], self.dx.shape()];
         ensure!(
@@ -149,6 +158,10 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
 
 impl<T: Elem> Op for GroupedGemmWgrad<'_, T> {
     const NAME: &'static str = "grouped_gemm_wgrad";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: dy, x, segments, dw)
+    }
 
     fn check(&self) -> Result<()> {
         let [dy, dw, x] = [self.dy.shape(), [self.dw.dim(1), self.dw.dim(2)], self.x.shape()];

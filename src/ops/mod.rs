@@ -39,7 +39,12 @@ pub use route::{Route, RouteBackward};
 pub use routing::{RouteLoss, RouteStats, Routing};
 pub use swiglu::{SlotWeights, SwiGlu, SwiGluBackward};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
+#[cfg(feature = "cuda")]
+use crate::error::Error;
 use crate::error::Result;
+use crate::place::Place;
 
 /// An operation: arguments, rules, cost and one implementation per device.
 ///
@@ -47,6 +52,8 @@ use crate::error::Result;
 pub trait Op: Send {
     /// Name in errors, benches and traces.
     const NAME: &'static str;
+    /// The name of an operand that is not at `place`, if there is one.
+    fn misplaced(&self, place: Place) -> Option<&'static str>;
     /// Tests every rule that makes the operation well defined and memory-safe.
     fn check(&self) -> Result<()>;
     /// True if there is nothing to compute or write.
@@ -57,4 +64,12 @@ pub trait Op: Send {
     fn bytes(&self) -> u64;
     /// Runs on the CPU, in the current rayon pool; called after [`Op::check`] passed.
     fn cpu(self) -> Result<()>;
+    /// Enqueues it on the stream of a CUDA device; called after [`Op::check`] passed.
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()>
+    where
+        Self: Sized,
+    {
+        Err(Error::Unsupported { op: Self::NAME, device: device.to_string() })
+    }
 }

@@ -7,8 +7,9 @@ use crate::cpu::bounds;
 use crate::cpu::math::{dot, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
+use crate::place::{Place, misplaced};
 use crate::plan::Order;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task of the row-wise operations of this file.
 const ROWS: usize = 128;
@@ -61,6 +62,10 @@ pub struct CombineBackward<'a, T> {
 impl<T: Elem> Op for Permute<'_, T> {
     const NAME: &'static str = "permute";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, order, y)
+    }
+
     fn check(&self) -> Result<()> {
         let (x, y) = (self.x.shape(), self.y.shape());
         ensure!(Self::NAME, x[0] == self.order.tokens(), x = x, tokens = self.order.tokens());
@@ -94,6 +99,10 @@ impl<T: Elem> Op for Permute<'_, T> {
 
 impl<T: Elem> Op for Combine<'_, T> {
     const NAME: &'static str = "combine";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, order, weight, y)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, y) = (self.x.shape(), self.y.shape());
@@ -146,6 +155,10 @@ impl<T: Elem> Op for Combine<'_, T> {
 
 impl<T: Elem> Op for CombineBackward<'_, T> {
     const NAME: &'static str = "combine_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: dy, x, order, weight, dx, dweight)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, dy, dx) = (self.x.shape(), self.dy.shape(), self.dx.shape());

@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::{dot, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Rows per task, and per partial sum of the gain's gradient.
 const ROWS: usize = 128;
@@ -51,6 +52,10 @@ pub struct RmsNormBackward<'a, T> {
 
 impl<T: Elem> Op for RmsNorm<'_, T> {
     const NAME: &'static str = "rms_norm";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, gain, y, inv_rms)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, y, gain) = (self.x.shape(), self.y.shape(), self.gain.shape());
@@ -96,6 +101,10 @@ impl<T: Elem> Op for RmsNorm<'_, T> {
 
 impl<T: Elem> Op for RmsNormBackward<'_, T> {
     const NAME: &'static str = "rms_norm_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: dy, x, gain, inv_rms, dx, dgain)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, dy, dx, gain) = (self.x.shape(), self.dy.shape(), self.dx.shape(), self.gain.shape());

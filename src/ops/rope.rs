@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::ViewMut;
+use crate::place::{Place, misplaced};
+use crate::view::ViewMut;
 
 /// Rows per task.
 const ROWS: usize = 128;
@@ -32,6 +33,10 @@ pub struct Rope<'a, T> {
 
 impl<T: Elem> Op for Rope<'_, T> {
     const NAME: &'static str = "rope";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, heads, seq, theta) = (self.x.shape(), self.heads, self.seq, self.theta);

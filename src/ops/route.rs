@@ -8,7 +8,8 @@ use crate::cpu::gemm::{self, Mat, Product, multiply};
 use crate::cpu::{bounds, math, scratch};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::tensor::{View, ViewMut};
+use crate::place::{Place, misplaced};
+use crate::view::{View, ViewMut};
 
 /// Tokens per task.
 const ROWS: usize = 64;
@@ -80,6 +81,10 @@ fn check_shapes(
 
 impl<T: Elem> Op for Route<'_, T> {
     const NAME: &'static str = "route";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, w, routing)
+    }
 
     fn check(&self) -> Result<()> {
         check_shapes(Self::NAME, self.x.shape(), self.w.shape(), self.temperature, self.routing)
@@ -191,6 +196,10 @@ fn kept_mass(chosen: &[u32], p: &[f32]) -> f32 {
 
 impl<T: Elem> Op for RouteBackward<'_, T> {
     const NAME: &'static str = "route_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw)
+    }
 
     fn check(&self) -> Result<()> {
         let (x, w) = (self.x.shape(), self.w.shape());

@@ -5,10 +5,13 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::math::vectorize;
 use crate::cpu::{bounds, rows};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, RowKernel, SwiGluBackwardParams, SwiGluParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
+use crate::place::{Place, Placed, misplaced};
 use crate::plan::Order;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 64;
@@ -20,6 +23,12 @@ pub struct SlotWeights<'a> {
     pub weight: View<'a, f32, 2>,
     /// The order of the rows.
     pub order: &'a Order,
+}
+
+impl Placed for SlotWeights<'_> {
+    fn is_at(&self, place: Place) -> bool {
+        self.weight.is_at(place) && self.order.is_at(place)
+    }
 }
 
 impl SlotWeights<'_> {
@@ -64,6 +73,10 @@ pub struct SwiGluBackward<'a, T> {
 impl<T: Elem> Op for SwiGlu<'_, T> {
     const NAME: &'static str = "swiglu";
 
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: z, weights, h)
+    }
+
     fn check(&self) -> Result<()> {
         let (z, h) = (self.z.shape(), self.h.shape());
         ensure!(Self::NAME, z == [h[0], 2 * h[1]], z = z, h = h);
@@ -97,10 +110,49 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, inner] = self.h.shape();
+        let (weight, weight_stride, source, fan) = weights_of(self.weights, device)?;
+        let params = SwiGluParams {
+            z: self.z.address(),
+            h: self.h.address(),
+            weight,
+            source,
+            z_stride: self.z.strides()[0] as u64,
+            h_stride: self.h.strides()[0] as u64,
+            weight_stride,
+            rows: rows as u32,
+            inner: inner as u32,
+            fan,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(SWIGLU, T::DTYPE, [rows, inner], &params) }
+    }
+}
+
+#[cfg(feature = "cuda")]
+const SWIGLU: RowKernel = RowKernel { image: &images::SWIGLU, name: "swiglu", tile: "moe_swiglu_launch" };
+#[cfg(feature = "cuda")]
+const SWIGLU_BACKWARD: RowKernel =
+    RowKernel { image: &images::SWIGLU, name: "swiglu_backward", tile: "moe_swiglu_backward_launch" };
+
+/// Address and stride of the weights, address of the choices, slots a token; zeros without weights.
+#[cfg(feature = "cuda")]
+fn weights_of(weights: Option<SlotWeights<'_>>, device: &Cuda) -> Result<(u64, u64, u64, u32)> {
+    let Some(SlotWeights { weight, order }) = weights else { return Ok((0, 0, 0, 0)) };
+    let [source, _] = order.addresses(device)?;
+    Ok((weight.address(), weight.strides()[0] as u64, source, order.fan() as u32))
 }
 
 impl<T: Elem> Op for SwiGluBackward<'_, T> {
     const NAME: &'static str = "swiglu_backward";
+
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        misplaced!(self at place: z, dh, weights, dweight)
+    }
 
     fn check(&self) -> Result<()> {
         let (z, dh) = (self.z.shape(), self.dh.shape());
@@ -146,6 +198,31 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, inner] = self.dh.shape();
+        let (weight, weight_stride, source, fan) = weights_of(self.weights, device)?;
+        let (dweight, dweight_stride) =
+            self.dweight.as_ref().map_or((0, 0), |d| (d.address(), d.strides()[0] as u64));
+        let params = SwiGluBackwardParams {
+            z: self.z.address(),
+            dh: self.dh.address(),
+            weight,
+            dweight,
+            source,
+            z_stride: self.z.strides()[0] as u64,
+            dh_stride: self.dh.strides()[0] as u64,
+            weight_stride,
+            dweight_stride,
+            rows: rows as u32,
+            inner: inner as u32,
+            fan,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(SWIGLU_BACKWARD, T::DTYPE, [rows, inner], &params) }
     }
 }
 

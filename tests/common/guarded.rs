@@ -1,12 +1,15 @@
 //! Tensors that lie in a sea of NaN, with an offset and padded rows: a write outside is seen, a read
 //! outside poisons the result.
 
-use trimoe::{Elem, Tensor, View, ViewMut};
+use trimoe::{Device, Elem, Tensor, View, ViewMut};
 
 pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
     shape: [usize; N],
     strides: [usize; N],
+    /// The same memory on a CUDA device, once a view there was asked for.
+    #[cfg(feature = "cuda")]
+    mirror: std::cell::OnceCell<(trimoe::cuda::Cuda, trimoe::cuda::cudarc::driver::CudaSlice<T>)>,
 }
 
 const OFFSET: usize = 7;
@@ -20,7 +23,13 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
             strides[i] = strides[i + 1] * shape[i + 1] + PAD;
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
-        Guarded { data: vec![T::from_f32(f32::NAN); OFFSET + reach + PAD], shape, strides }
+        Guarded {
+            data: vec![T::from_f32(f32::NAN); OFFSET + reach + PAD],
+            shape,
+            strides,
+            #[cfg(feature = "cuda")]
+            mirror: Default::default(),
+        }
     }
 
     /// Row-major `values`, rounded to `T`.
@@ -62,6 +71,38 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         ViewMut::strided(&mut self.data[OFFSET..], self.shape, self.strides).unwrap()
     }
 
+    /// A view in the device's memory; on a CUDA device, of a copy made at the first call.
+    pub fn view_on(&self, device: &Device) -> View<'_, T, N> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = device.as_cuda() {
+            let (_, slice) = self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
+            return cuda.view(slice, OFFSET, self.shape, self.strides).unwrap();
+        }
+        let _ = device;
+        self.view()
+    }
+
+    /// As [`view_on`](Self::view_on), to write.
+    pub fn view_mut_on(&mut self, device: &Device) -> ViewMut<'_, T, N> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = device.as_cuda() {
+            self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
+            let (_, slice) = self.mirror.get_mut().unwrap();
+            return cuda.view_mut(slice, OFFSET, self.shape, self.strides).unwrap();
+        }
+        let _ = device;
+        self.view_mut()
+    }
+
+    /// Everything as it is now, where it was last written.
+    fn current(&self) -> Vec<T> {
+        #[cfg(feature = "cuda")]
+        if let Some((cuda, slice)) = self.mirror.get() {
+            return cuda.download(slice).unwrap();
+        }
+        self.data.clone()
+    }
+
     /// The values in row-major order.
     pub fn values(&self) -> Vec<f64> {
         (0..self.len()).map(|i| self.data[self.at(i)].to_f32() as f64).collect()
@@ -69,12 +110,13 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
 
     /// The values in row-major order, after asserting that nothing around them was written.
     pub fn written(&self) -> Vec<f64> {
-        let mut guard = vec![true; self.data.len()];
+        let data = self.current();
+        let mut guard = vec![true; data.len()];
         (0..self.len()).for_each(|i| guard[self.at(i)] = false);
-        for (i, (v, is_guard)) in self.data.iter().zip(guard).enumerate() {
+        for (i, (v, is_guard)) in data.iter().zip(guard).enumerate() {
             assert!(!is_guard || v.to_f32().is_nan(), "guard element {i} was overwritten with {v:?}");
         }
-        self.values()
+        (0..self.len()).map(|i| data[self.at(i)].to_f32() as f64).collect()
     }
 }
 

@@ -21,6 +21,33 @@ pub fn devices() -> Vec<trimoe::Device> {
     vec![trimoe::Device::cpu_with_threads(2).unwrap()]
 }
 
+/// [`devices`] and the CUDA device, for operations that have kernels. Without a device it is skipped, loudly; with
+/// `TRIMOE_REQUIRE_GPU=1` or `TRIMOE_REQUIRE_CUDA=1` that is a failure.
+pub fn all_devices() -> Vec<trimoe::Device> {
+    #[allow(unused_mut, reason = "without the feature there is nothing to add")]
+    let mut devices = devices();
+    #[cfg(feature = "cuda")]
+    match trimoe::Device::cuda(0) {
+        Ok(device) => devices.push(device),
+        Err(why) => {
+            let required =
+                ["TRIMOE_REQUIRE_GPU", "TRIMOE_REQUIRE_CUDA"].iter().any(|v| std::env::var_os(v).is_some());
+            assert!(!required, "{why}");
+            eprintln!("SKIPPED: CUDA: {why}");
+        }
+    }
+    devices
+}
+
+/// Makes a plan usable on a device.
+pub fn plan_on(plan: &mut trimoe::Plan, device: &trimoe::Device) {
+    #[cfg(feature = "cuda")]
+    if let Some(cuda) = device.as_cuda() {
+        plan.upload(cuda).unwrap();
+    }
+    let _ = (plan, device);
+}
+
 /// Runs `work` with one, two and three threads and asserts that the results are the same to the bit.
 pub fn same_bits_on_any_threads<R: PartialEq + std::fmt::Debug>(work: impl Fn(&trimoe::Device) -> R) {
     let results: Vec<R> =

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a script would do for this repository.
 
+mod bindings;
 mod conformance;
 mod cuda;
 mod device;
@@ -18,6 +19,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Command {
+    Bindings(bindings::Bindings),
     Conformance(conformance::Conformance),
     Cuda(cuda::Cuda),
     Softgpu(softgpu::Softgpu),
@@ -26,6 +28,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
+        Command::Bindings(command) => command.run(),
         Command::Conformance(command) => command.run(),
         Command::Cuda(command) => command.run(),
         Command::Softgpu(command) => command.run(),

@@ -32,6 +32,9 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
     [("SOFTGPU_ARCH", "sm_90"), ("SOFTGPU_SCHEDULE", "forward"), ("SOFTGPU_COPIES", "late")],
 ];
 
+/// Tests of operations that have kernels: they run on every device there is.
+const CUDA_TESTS: &[&str] = &["swiglu"];
+
 impl Test {
     /// Does it.
     pub fn run(self) -> Result<()> {
@@ -70,7 +73,11 @@ impl Test {
 fn cuda_tests(tools: &Toolkit, variables: &[(&str, OsString)]) -> Result<()> {
     let tour = paths::profile()?.join("examples/cudarc_tour");
     let mut command = Command::new(tour);
-    run(with_tools(&mut command, tools).envs(variables.iter().cloned()))
+    run(with_tools(&mut command, tools).envs(variables.iter().cloned()))?;
+    let tests = CUDA_TESTS.iter().flat_map(|name| ["--test", name]);
+    let mut command = cargo(tools);
+    command.args(["test", "--quiet", "--package", "trimoe", "--features", "cuda"]).args(tests);
+    run(command.env("TRIMOE_REQUIRE_CUDA", "1").envs(variables.iter().cloned()))
 }
 
 /// `cargo`, in the repository, with the tools known.

@@ -1,0 +1,210 @@
+// Dtypes, vectors of 16 bytes, and reductions whose order is fixed.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#include "common/abi.h"
+
+// The names that variants carry.
+using F32 = float;
+using BF16 = __nv_bfloat16;
+using F16 = __half;
+
+constexpr uint32_t WARP = 32;
+constexpr uint32_t ALL_LANES = 0xffffffffu;
+
+__device__ inline uint32_t lane_id() {
+    return threadIdx.x % WARP;
+}
+
+__device__ inline uint32_t warp_id() {
+    return threadIdx.x / WARP;
+}
+
+template <class A>
+__host__ __device__ constexpr A ceil_div(A a, A b) {
+    return (a + b - 1) / b;
+}
+
+/// Row `index` of a matrix.
+template <class T>
+__device__ T* row_of(uint64_t matrix, uint64_t stride, uint32_t index) {
+    return reinterpret_cast<T*>(matrix) + index * stride;
+}
+
+template <class T>
+__device__ T* array_of(uint64_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+__device__ inline float to_float(float x) {
+    return x;
+}
+__device__ inline float to_float(__nv_bfloat16 x) {
+    return __bfloat162float(x);
+}
+__device__ inline float to_float(__half x) {
+    return __half2float(x);
+}
+
+/// The nearest value of `T`, ties to even.
+template <class T>
+__device__ T rounded(float x) {
+    if constexpr (std::is_same_v<T, BF16>) {
+        return __float2bfloat16_rn(x);
+    } else if constexpr (std::is_same_v<T, F16>) {
+        return __float2half_rn(x);
+    } else {
+        return x;
+    }
+}
+
+/// `N` neighbours in memory: one, or 16 bytes that move in one instruction.
+template <class T, int N>
+struct Vec {
+    static_assert(N == 1 || N * sizeof(T) == 16, "one element or 16 bytes");
+    T at[N];
+};
+
+/// Elements of `T` in 16 bytes.
+template <class T>
+constexpr int WIDE = 16 / sizeof(T);
+
+template <int N, class T>
+__device__ Vec<T, N> load(const T* from) {
+    Vec<T, N> v;
+    if constexpr (N == 1) {
+        v.at[0] = *from;
+    } else {
+        const uint4 raw = *reinterpret_cast<const uint4*>(from);
+        memcpy(&v, &raw, sizeof(raw));
+    }
+    return v;
+}
+
+template <class T, int N>
+__device__ void store(T* to, const Vec<T, N>& v) {
+    if constexpr (N == 1) {
+        *to = v.at[0];
+    } else {
+        uint4 raw;
+        memcpy(&raw, &v, sizeof(raw));
+        *reinterpret_cast<uint4*>(to) = raw;
+    }
+}
+
+/// Rounds `N` values and stores them.
+template <class T, int N>
+__device__ void store_rounded(T* to, const float (&x)[N]) {
+    Vec<T, N> v;
+    if constexpr (std::is_same_v<T, BF16> && N > 1) {
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const __nv_bfloat162 pair = __floats2bfloat162_rn(x[i], x[i + 1]);
+            v.at[i] = pair.x;
+            v.at[i + 1] = pair.y;
+        }
+    } else if constexpr (std::is_same_v<T, F16> && N > 1) {
+#pragma unroll
+        for (int i = 0; i < N; i += 2) {
+            const __half2 pair = __floats2half2_rn(x[i], x[i + 1]);
+            v.at[i] = pair.x;
+            v.at[i + 1] = pair.y;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            v.at[i] = rounded<T>(x[i]);
+        }
+    }
+    store(to, v);
+}
+
+/// Whether rows of `columns` elements of `T` can be cut into 16-byte vectors. `addresses` and `strides` are those
+/// of all matrices, or-ed: a bit that is 0 in the union is 0 in each.
+template <class T>
+__device__ bool is_wide(uint32_t columns, uint64_t addresses, uint64_t strides) {
+    return (addresses % 16 | (columns | strides) % WIDE<T>) == 0;
+}
+
+/// The columns of one thread: `first`, `first + step`, ... below `last`.
+struct Columns {
+    uint32_t first;
+    uint32_t last;
+    uint32_t step;
+};
+
+/// Vectors of `N` of columns `begin..end`, dealt to the lanes of a warp.
+template <int N>
+__device__ Columns of_lane(uint32_t begin, uint32_t end) {
+    return {begin + lane_id() * N, end, WARP * N};
+}
+
+/// `use(column, load(column))` for every column of a thread. `DEPTH` loads are issued before the first is used:
+/// the compiler would not move a load over a store that may alias it.
+template <int DEPTH, class Load, class Use>
+__device__ void for_columns(Columns columns, Load load, Use use) {
+    for (uint64_t c = columns.first; c < columns.last; c += uint64_t(DEPTH) * columns.step) {
+        decltype(load(0u)) loaded[DEPTH];
+#pragma unroll
+        for (int d = 0; d < DEPTH; ++d) {
+            const uint64_t at = c + uint64_t(d) * columns.step;
+            if (at < columns.last) {
+                loaded[d] = load(uint32_t(at));
+            }
+        }
+#pragma unroll
+        for (int d = 0; d < DEPTH; ++d) {
+            const uint64_t at = c + uint64_t(d) * columns.step;
+            if (at < columns.last) {
+                use(uint32_t(at), loaded[d]);
+            }
+        }
+    }
+}
+
+/// Calls `work(begin, end)` for the column tiles of this block; the grid's y may be smaller than their number.
+template <class Work>
+__device__ void for_tiles(uint32_t columns, uint32_t tile, Work work) {
+    for (uint64_t begin = uint64_t(blockIdx.y) * tile; begin < columns; begin += uint64_t(gridDim.y) * tile) {
+        work(uint32_t(begin), uint32_t(min(begin + tile, uint64_t(columns))));
+    }
+}
+
+/// Sum over the warp, the same bits in every lane: a butterfly, in which the two sides of each addition only swap.
+template <class A>
+__device__ A warp_sum(A x) {
+#pragma unroll
+    for (uint32_t offset = WARP / 2; offset > 0; offset /= 2) {
+        x += __shfl_xor_sync(ALL_LANES, x, offset);
+    }
+    return x;
+}
+
+/// Largest value of the warp, NaN ignored.
+__device__ inline float warp_max(float x) {
+#pragma unroll
+    for (uint32_t offset = WARP / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    }
+    return x;
+}
+
+/// Sum over the block, the same bits in every thread. `room` must not be in use: a call beside an earlier one
+/// needs another `room`, or a barrier between them.
+template <uint32_t THREADS, class A>
+__device__ A block_sum(A x, A (&room)[THREADS / WARP]) {
+    x = warp_sum(x);
+    if (lane_id() == 0) {
+        room[warp_id()] = x;
+    }
+    __syncthreads();
+    A sum = 0;
+#pragma unroll
+    for (uint32_t warp = 0; warp < THREADS / WARP; ++warp) {
+        sum += room[warp];
+    }
+    return sum;
+}

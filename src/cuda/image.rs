@@ -1,0 +1,54 @@
+//! Images of kernels, as `build.rs` made them, and their loading.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaModule;
+use cudarc::nvrtc::Ptx;
+
+use super::{Cuda, RowTile, failed};
+use crate::error::{Error, Result};
+
+/// The kernels of one file, for every architecture they were compiled for.
+pub(crate) struct Image {
+    /// Name of the file.
+    pub name: &'static str,
+    /// Machine code and PTX.
+    pub bytes: &'static [u8],
+}
+
+/// Every image, by file.
+pub(crate) mod images {
+    use super::Image;
+    include!(concat!(env!("OUT_DIR"), "/images.rs"));
+}
+
+impl Cuda {
+    /// The module of an image: loaded at its first use.
+    pub(super) fn module(&self, image: &'static Image) -> Result<Arc<CudaModule>> {
+        let mut modules = self.inner.modules.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(module) = modules.get(image.name) {
+            return Ok(module.clone());
+        }
+        let module = self.inner.stream.context().load_module(Ptx::from_binary(image.bytes.to_vec()));
+        let module =
+            module.map_err(|e| Error::Cuda { what: image.name, why: format!("loading the image: {e}") })?;
+        modules.insert(image.name, module.clone());
+        Ok(module)
+    }
+
+    /// A constant that an image exports beside a kernel: how it is launched, which only the kernel's file knows.
+    pub(super) fn tile(&self, image: &'static Image, name: &'static str) -> Result<RowTile> {
+        let mut tiles = self.inner.tiles.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(tile) = tiles.get(name) {
+            return Ok(*tile);
+        }
+        let module = self.module(image)?;
+        let global = module.get_global(name, self.stream()).map_err(failed(image.name))?;
+        let bytes: Vec<u8> = self.stream().clone_dtoh(&global).map_err(failed(image.name))?;
+        let why = || format!("{name} has {} bytes, not {}", bytes.len(), size_of::<RowTile>());
+        let tile = bytemuck::try_pod_read_unaligned(&bytes);
+        let tile = tile.map_err(|_| Error::Cuda { what: image.name, why: why() })?;
+        tiles.insert(name, tile);
+        Ok(tile)
+    }
+}

@@ -1,0 +1,158 @@
+//! CUDA devices: the driver through cudarc, images of kernels, launches.
+//!
+//! Memory and streams are cudarc's and belong to the caller; operations take views of slices. The crate is exported
+//! again as [`cudarc`](mod@cudarc), since its version is part of this interface.
+
+#[rustfmt::skip]
+mod bindings;
+mod image;
+mod launch;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+pub use cudarc;
+use cudarc::driver::{
+    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DriverError,
+    ValidAsZeroBits,
+};
+
+pub(crate) use bindings::*;
+pub(crate) use image::images;
+pub(crate) use launch::RowKernel;
+
+use crate::error::{Error, Result};
+use crate::place::Place;
+use crate::view::{View, ViewMut};
+
+/// A CUDA device and the stream on which its operations run. Cloning gives the same device and stream.
+///
+/// Slices must be used on this stream alone, or be ordered by the caller: views carry no events.
+#[derive(Clone)]
+pub struct Cuda {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    stream: Arc<CudaStream>,
+    /// Images loaded so far, by name.
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    /// Launch facts read so far, by name.
+    tiles: Mutex<HashMap<&'static str, RowTile>>,
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cuda({self})")
+    }
+}
+
+impl fmt::Display for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cuda:{}", self.inner.stream.context().ordinal())
+    }
+}
+
+/// A driver's error as the crate's.
+fn failed(what: &'static str) -> impl Fn(DriverError) -> Error {
+    move |e| Error::Cuda { what, why: e.to_string() }
+}
+
+impl Cuda {
+    /// Device `ordinal` with a new stream; [`Error::NoDevice`] if there is no driver or no such device.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        // cudarc panics without the library: look first.
+        let names = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
+        // SAFETY: the driver's initialisers run in every program that uses CUDA.
+        let found = names.into_iter().any(|name| unsafe { libloading::Library::new(name) }.is_ok());
+        if !found {
+            return Err(Error::NoDevice { why: "the CUDA driver (libcuda.so.1) is not installed".into() });
+        }
+        let context = CudaContext::new(ordinal)
+            .map_err(|e| Error::NoDevice { why: format!("device {ordinal}: {e}") })?;
+        // SAFETY: before any allocation, and slices stay on one stream or the caller orders them.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("creating a stream"))?;
+        Ok(Self::on_stream(stream))
+    }
+
+    /// The device of a stream that the caller owns.
+    pub fn on_stream(stream: Arc<CudaStream>) -> Self {
+        Self { inner: Arc::new(Inner { stream, modules: Mutex::default(), tiles: Mutex::default() }) }
+    }
+
+    /// The stream on which operations run.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.inner.stream
+    }
+
+    /// Where operands have to be.
+    pub fn place(&self) -> Place {
+        Place::Cuda(self.inner.stream.context().ordinal() as u32)
+    }
+
+    /// Name of the device.
+    pub fn name(&self) -> Result<String> {
+        self.inner.stream.context().name().map_err(failed("reading the device's name"))
+    }
+
+    /// Waits for everything enqueued so far; the errors of its kernels come out here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.inner.stream.synchronize().map_err(failed("waiting for the stream"))
+    }
+
+    /// A slice of zeros.
+    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
+        self.inner.stream.alloc_zeros(len.max(1)).map_err(failed("allocating"))
+    }
+
+    /// A slice with a copy of `host`.
+    pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
+        self.inner.stream.clone_htod(host).map_err(failed("copying to the device"))
+    }
+
+    /// The elements of a slice, after everything enqueued before.
+    pub fn download<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
+        self.inner.stream.clone_dtoh(slice).map_err(failed("copying from the device"))
+    }
+
+    /// A view of a slice from element `offset` on; see [`View::strided`].
+    pub fn view<'a, T, const N: usize>(
+        &self,
+        slice: &'a CudaSlice<T>,
+        offset: usize,
+        shape: [usize; N],
+        strides: [usize; N],
+    ) -> Result<View<'a, T, N>> {
+        let (address, _guard) = slice.device_ptr(&self.inner.stream);
+        let part = self.part(address, size_of::<T>(), offset, slice.len());
+        // SAFETY: the part lies in the slice, which is borrowed for 'a.
+        unsafe { View::on_device(part, shape, strides, self.ordinal()) }
+    }
+
+    /// A view of a slice from element `offset` on, to write; see [`ViewMut::strided`].
+    pub fn view_mut<'a, T, const N: usize>(
+        &self,
+        slice: &'a mut CudaSlice<T>,
+        offset: usize,
+        shape: [usize; N],
+        strides: [usize; N],
+    ) -> Result<ViewMut<'a, T, N>> {
+        let len = slice.len();
+        let (address, _guard) = slice.device_ptr_mut(&self.inner.stream);
+        let part = self.part(address, size_of::<T>(), offset, len);
+        // SAFETY: the part lies in the slice, which is borrowed mutably for 'a.
+        unsafe { ViewMut::on_device(part, shape, strides, self.ordinal()) }
+    }
+
+    /// Address and length of what lies behind element `offset`.
+    fn part(&self, address: u64, bytes: usize, offset: usize, len: usize) -> (u64, usize) {
+        let offset = offset.min(len);
+        (address + (offset * bytes) as u64, len - offset)
+    }
+
+    fn ordinal(&self) -> u32 {
+        self.inner.stream.context().ordinal() as u32
+    }
+}
