@@ -27,6 +27,20 @@ fn extent<const N: usize>(shape: [usize; N], strides: [usize; N]) -> usize {
     shape.iter().zip(strides).map(|(&n, s)| (n - 1).saturating_mul(s)).fold(1, usize::saturating_add)
 }
 
+/// The rules of every view over `len` elements.
+fn fits<const N: usize>(len: usize, shape: [usize; N], strides: [usize; N]) -> Result<()> {
+    ensure!("View", strides[N - 1] == 1, strides = strides);
+    ensure!("View", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+    Ok(())
+}
+
+/// What a view to write needs besides: each stride steps over all that the dimensions after it cover.
+fn rows_apart<const N: usize>(shape: [usize; N], strides: [usize; N]) -> Result<()> {
+    let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
+    ensure!("View", apart, shape = shape, strides = strides);
+    Ok(())
+}
+
 /// A read-only strided view of rank `N`.
 #[derive(Debug)]
 pub struct View<'a, T, const N: usize> {
@@ -73,14 +87,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
 
     /// A view with explicit strides in elements; the last must be 1 and the reach must lie inside `data`.
     pub fn strided(data: &'a [T], shape: [usize; N], strides: [usize; N]) -> Result<Self> {
-        ensure!("View", strides[N - 1] == 1, strides = strides);
-        ensure!(
-            "View",
-            extent(shape, strides) <= data.len(),
-            shape = shape,
-            strides = strides,
-            len = data.len()
-        );
+        fits(data.len(), shape, strides)?;
         Ok(View { ptr: data.as_ptr(), shape, strides, place: Place::Host, life: PhantomData })
     }
 
@@ -132,8 +139,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         strides: [usize; N],
         ordinal: u32,
     ) -> Result<Self> {
-        ensure!("View", strides[N - 1] == 1, strides = strides);
-        ensure!("View", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+        fits(len, shape, strides)?;
         let ptr = std::ptr::without_provenance(address as usize);
         Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
     }
@@ -166,16 +172,8 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
     /// A view with explicit strides in elements: the last must be 1, the reach must lie inside `data`, and
     /// each stride must step over everything the dimensions after it cover.
     pub fn strided(data: &'a mut [T], shape: [usize; N], strides: [usize; N]) -> Result<Self> {
-        ensure!("ViewMut", strides[N - 1] == 1, strides = strides);
-        ensure!(
-            "ViewMut",
-            extent(shape, strides) <= data.len(),
-            shape = shape,
-            strides = strides,
-            len = data.len()
-        );
-        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
-        ensure!("ViewMut", apart, shape = shape, strides = strides);
+        fits(data.len(), shape, strides)?;
+        rows_apart(shape, strides)?;
         Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides, place: Place::Host, life: PhantomData })
     }
 
@@ -227,10 +225,8 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         strides: [usize; N],
         ordinal: u32,
     ) -> Result<Self> {
-        ensure!("ViewMut", strides[N - 1] == 1, strides = strides);
-        ensure!("ViewMut", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
-        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
-        ensure!("ViewMut", apart, shape = shape, strides = strides);
+        fits(len, shape, strides)?;
+        rows_apart(shape, strides)?;
         let ptr = std::ptr::without_provenance_mut(address as usize);
         Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
     }
