@@ -20,16 +20,24 @@ __device__ double power(double ratio, uint32_t n) {
     return result;
 }
 
-/// Cosine and sine of `turns` full turns, after the whole ones, which change nothing, have been taken off in f64.
+/// Cosine and sine of `turns` full turns. The nearest quarter is taken off in f64, which leaves an angle of at most
+/// an eighth: rounding that to f32 moves neither result by more than its own rounding.
 __device__ void turn(double turns, float& cosine, float& sine) {
-    sincospif(2.0f * float(turns - rint(turns)), &sine, &cosine);
+    const double quarters = rint(4.0 * turns);
+    float s, c;
+    sincospif(0.5f * float(4.0 * turns - quarters), &s, &c);
+    const int quarter = int(static_cast<long long>(quarters)) & 3;
+    cosine = quarter % 2 == 0 ? c : s;
+    sine = quarter % 2 == 0 ? s : c;
+    cosine = quarter == 1 || quarter == 2 ? -cosine : cosine;
+    sine = quarter >= 2 ? -sine : sine;
 }
 
 // Formula: (a, b) = (a cos - b sin, b cos + a sin) with a = x[r, h, i], b = x[r, h, half + i] and the angle
 //          position ratio^i.
 // Mapping: warp -> row; lane -> N neighbouring pairs of every (32 / vectors of a half)th head.
 // Idea: the angles of a row are the same for all heads, so a lane computes its own once and keeps them. Angles of
-//       far positions are large: f64 takes off the whole turns, f32 does the rest.
+//       far positions are large: f64 takes off the quarter turns, f32 does the rest.
 template <class T, int N>
 __device__ void rope(const RopeParams& p, uint32_t row) {
     constexpr double INV_TAU = 0.15915494309189535;

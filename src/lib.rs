@@ -14,6 +14,7 @@ mod plan;
 mod profile;
 mod tensor;
 pub mod train;
+mod view;
 
 pub use device::Device;
 pub use elem::{DType, Elem};
@@ -23,4 +24,5 @@ pub use ops::Op;
 pub use place::Place;
 pub use plan::{Order, Plan, Segments};
 pub use profile::OpCost;
-pub use tensor::{Tensor, View, ViewMut};
+pub use tensor::Tensor;
+pub use view::{View, ViewMut};

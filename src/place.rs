@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::ops::Routing;
 use crate::plan::{Order, Plan, Segments};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Where memory is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -2,21 +2,23 @@
 
 mod common;
 
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, same_bits_on_any_threads,
+};
 use trimoe::ops::Add;
 use trimoe::{Elem, bf16, f16};
 
 fn run_case<T: Elem>(shape: [usize; 2]) {
     let mut rng = Rng::new(1);
     let x = Guarded::<T, 2>::normal(&mut rng, shape, 1.0);
-    for device in devices() {
+    for device in all_devices() {
         let mut y = Guarded::<T, 2>::normal(&mut rng, shape, 1.0);
         let mut want = vec![Bound::default(); shape[0] * shape[1]];
         for (bound, (x, y)) in want.iter_mut().zip(x.values().into_iter().zip(y.values())) {
             bound.add(x);
             bound.add(y);
         }
-        device.run(Add { x: x.view(), y: y.view_mut() }).unwrap();
+        device.run(Add { x: x.view_on(&device), y: y.view_mut_on(&device) }).unwrap();
         assert_within::<T>(&format!("{:?} {shape:?}", T::DTYPE), &y.written(), &want);
     }
 }

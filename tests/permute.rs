@@ -3,7 +3,10 @@
 mod common;
 
 use common::cases::{Routed, routed};
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, plan_on,
+    same_bits_on_any_threads,
+};
 use trimoe::ops::{Combine, CombineBackward, Permute};
 use trimoe::{Elem, Order, Plan, bf16, f16};
 
@@ -58,13 +61,15 @@ fn orders(plan: &Plan) -> [&Order; 2] {
 }
 
 fn run_case<T: Elem>(case: &Routed) {
-    let (hidden, plan) = (19, case.plan());
-    for (device, order) in devices().iter().flat_map(|d| orders(&plan).map(|o| (d, o))) {
+    let (hidden, mut plan) = (19, case.plan());
+    for (device, which) in all_devices().iter().flat_map(|d| [(d, 0), (d, 1)]) {
+        plan_on(&mut plan, device);
+        let order = orders(&plan)[which];
         let (rows, fan) = (order.rows(), order.fan());
         let mut rng = Rng::new(3);
         let x = Guarded::<T, 2>::normal(&mut rng, [case.tokens, hidden], 1.0);
         let mut y = Guarded::<T, 2>::nan([rows, hidden]);
-        device.run(Permute { x: x.view(), order, y: y.view_mut() }).unwrap();
+        device.run(Permute { x: x.view_on(device), order, y: y.view_mut_on(device) }).unwrap();
         let token = |p: usize| order.source()[p] as usize / fan;
         let want: Vec<f64> =
             (0..rows * hidden).map(|i| x.values()[token(i / hidden) * hidden + i % hidden]).collect();
@@ -86,8 +91,10 @@ fn run_case<T: Elem>(case: &Routed) {
                     out.add(w * x.values()[order.place()[t * fan + s] as usize * hidden + h]);
                 }
             }
-            let w = weighted.then_some(weight.view());
-            device.run(Combine { x: x.view(), order, weight: w, y: y.view_mut(), accumulate }).unwrap();
+            let w = weighted.then(|| weight.view_on(device));
+            device
+                .run(Combine { x: x.view_on(device), order, weight: w, y: y.view_mut_on(device), accumulate })
+                .unwrap();
             assert_within::<T>(&case.name, &y.written(), &want);
         }
 
@@ -95,12 +102,12 @@ fn run_case<T: Elem>(case: &Routed) {
         let mut dx = Guarded::<T, 2>::nan([rows, hidden]);
         let mut dweight = Guarded::<f32, 2>::nan([case.tokens, fan]);
         let op = CombineBackward {
-            dy: dy.view(),
-            x: x.view(),
+            dy: dy.view_on(device),
+            x: x.view_on(device),
             order,
-            weight: weight.view(),
-            dx: dx.view_mut(),
-            dweight: dweight.view_mut(),
+            weight: weight.view_on(device),
+            dx: dx.view_mut_on(device),
+            dweight: dweight.view_mut_on(device),
         };
         device.run(op).unwrap();
         let mut want_dx = vec![Bound::default(); rows * hidden];

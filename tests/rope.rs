@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, same_bits_on_any_threads,
+};
 use trimoe::ops::Rope;
 use trimoe::{Elem, bf16, f16};
 
@@ -40,11 +42,11 @@ impl Case {
 
     fn run<T: Elem>(&self) {
         let name = format!("{:?} {:?} heads {}", T::DTYPE, self.shape(), self.heads);
-        for (device, inverse) in devices().into_iter().flat_map(|d| [(d.clone(), false), (d, true)]) {
+        for (device, inverse) in all_devices().into_iter().flat_map(|d| [(d.clone(), false), (d, true)]) {
             let mut x = Guarded::<T, 2>::normal(&mut Rng::new(1), self.shape(), 1.0);
             let want = self.oracle(&x.values(), inverse);
             let (heads, seq) = (self.heads, self.seq);
-            device.run(Rope { x: x.view_mut(), heads, seq, theta: THETA, inverse }).unwrap();
+            device.run(Rope { x: x.view_mut_on(&device), heads, seq, theta: THETA, inverse }).unwrap();
             assert_within::<T>(&name, &x.written(), &want);
         }
     }

@@ -92,7 +92,7 @@ pub fn shared_wavefronts(at: &[u64; 32], mask: u32, bytes: usize) -> (u64, u64) 
         let mut count = 0;
         let mut banks = [0u64; 32];
         for lane in (first..first + group).filter(|l| mask >> l & 1 != 0) {
-            for word in at[lane] / 4..(at[lane] + bytes as u64).div_ceil(4) {
+            for word in at[lane] / 4..at[lane].saturating_add(bytes as u64).div_ceil(4) {
                 if !words[..count].iter().rev().any(|w| *w == word) {
                     words[count % 32] = word;
                     count = (count + 1).min(32);

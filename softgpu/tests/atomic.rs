@@ -5,6 +5,7 @@ mod common;
 use common::Random;
 use common::lab::{Arg, Lab, module};
 use half::{bf16, f16};
+use softgpu::program::Program;
 
 /// An operation: its suffix, the size of its type, and what it stores for (old, b, c).
 type Case = (&'static str, usize, fn(u64, u64, u64) -> u64);
@@ -155,4 +156,93 @@ fn threads_that_meet_at_one_place_all_count() {
     assert_eq!(olds, (0..384).collect::<Vec<_>>());
     // Two shared atomics and four global ones a thread or a block.
     assert_eq!(outcome.counters.atomics, 384 * 3 + 4 * 2);
+}
+
+#[test]
+fn vectors_of_floats_are_added_element_by_element() {
+    let one = |ty: &str| match ty {
+        "f32" => "0x3F800000",
+        "f16" => "0x3C00",
+        "f16x2" => "0x3C003C00",
+        "bf16" => "0x3F80",
+        _ => "0x3F803F80",
+    };
+    for (ty, size, widths) in [
+        ("f32", 4, &[2, 4][..]),
+        ("f16", 2, &[2, 4, 8]),
+        ("bf16", 2, &[2, 4, 8]),
+        ("f16x2", 4, &[2, 4]),
+        ("bf16x2", 4, &[2, 4]),
+    ] {
+        for &width in widths {
+            let (r, wide) = if size == 2 { ("h", "b16") } else { ("r", "b32") };
+            let noftz = if ty == "f32" { "" } else { ".noftz" };
+            let list = |first: usize| {
+                let names: Vec<_> = (first..first + width).map(|i| format!("%{r}{i}")).collect();
+                format!("{{{}}}", names.join(", "))
+            };
+            let fill: String =
+                (20..20 + width).map(|i| format!("mov.{wide} %{r}{i}, {};\n", one(ty))).collect();
+            let stores: String = (0..width)
+                .map(|i| format!("st.global.{wide} [%rd1+{}], %{r}{};\n", i * size, 10 + i))
+                .collect();
+            let body = format!(
+                "{fill} red.global.add{noftz}.v{width}.{ty} [%rd0], {};
+                 bar.warp.sync -1; setp.ne.u32 %p10, %r0, 0; @%p10 bra end;
+                 atom.relaxed.gpu.global.add{noftz}.v{width}.{ty} {}, [%rd0], {};
+                 {stores} end:",
+                list(20),
+                list(10),
+                list(20)
+            );
+            let lab = Lab::default();
+            let (sums, olds) = (lab.put(&[0u64; 2]), lab.put(&[0u64; 2]));
+            let outcome =
+                lab.run(&module(2, &body), "k", [1, 1, 1], [32, 1, 1], &[Arg::Ptr(sums), Arg::Ptr(olds)]);
+            assert_eq!(outcome.reports, [], "{ty} v{width}");
+            let numbers = |at: u64| -> Vec<f32> {
+                let bytes = &lab.get::<u8>(at, 16)[..width * size];
+                let halves = bytes.chunks(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+                match ty {
+                    "f32" => bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+                    "f16" | "f16x2" => halves.map(|h| f16::from_bits(h).to_f32()).collect(),
+                    _ => halves.map(|h| bf16::from_bits(h).to_f32()).collect(),
+                }
+            };
+            let count = width * size / if ty == "f32" { 4 } else { 2 };
+            assert_eq!(numbers(olds), vec![32.0; count], "{ty} v{width}: old values");
+            assert_eq!(numbers(sums), vec![33.0; count], "{ty} v{width}");
+        }
+    }
+}
+
+#[test]
+fn forms_that_do_not_exist_are_refused_with_a_reason() {
+    for (text, why) in [
+        ("atom.global.cas.b128 %rd10, [%rd0], %rd11, %rd12;", "128 bits"),
+        ("atom.global.exch.b128 %rd10, [%rd0], %rd11;", "128 bits"),
+        ("red.global.add.v8.f32 [%rd0], {%f1, %f2, %f3, %f4, %f5, %f6, %f7, %f8};", "up to 16 bytes"),
+        ("red.global.add.v2.f32 [%rd0], {%f1, %f2, %f3};", "3 elements, not 2"),
+        ("red.global.min.v2.f16 [%rd0], {%h1, %h2};", "not supported"),
+        ("red.shared.add.v2.f32 [%r10], {%f1, %f2};", "in global memory"),
+    ] {
+        let lab = Lab::default();
+        let error = Program::load(&module(1, text), &lab.memory, &lab.options).map(|_| ()).unwrap_err();
+        assert!(error.text.contains(why), "{text}: {error}");
+    }
+}
+
+/// Addresses of registered memory are those of the host: any alignment, and the end may be anywhere.
+#[test]
+fn atomics_on_memory_of_the_host() {
+    let mut words = [0u32; 4];
+    // SAFETY: bytes of the array, aligned to 2 and not to 4.
+    let host = unsafe { words.as_mut_ptr().cast::<u8>().add(2) };
+    let lab = Lab::default();
+    // SAFETY: the array outlives the lab's use of it, and 6 of its bytes follow.
+    unsafe { lab.memory.register(host, 6) };
+    let body = "mov.b16 %h10, 0x3C00; red.global.add.noftz.f16 [%rd0], %h10; red.global.add.u32 [%rd0+2], 5;";
+    let outcome = lab.run(&module(1, body), "k", [1, 1, 1], [1, 1, 1], &[Arg::Ptr(host as u64)]);
+    assert_eq!(outcome.reports, []);
+    assert_eq!((lab.get::<u16>(host as u64, 1), lab.get::<u32>(host as u64 + 2, 1)), (vec![0x3C00], vec![5]));
 }

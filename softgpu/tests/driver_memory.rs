@@ -202,3 +202,57 @@ fn unknown_pointers_have_zero_attributes() {
     unsafe { ok(cuPointerGetAttributes(2, [2, 11].as_mut_ptr(), data.as_mut_ptr(), 0x10)) };
     assert_eq!((kind, base), (0, 0));
 }
+
+/// A copy inside the device takes along which bytes were ever written: it hides no read of those that were not.
+#[test]
+fn copies_do_not_make_bytes_written() {
+    let ptx = c".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry peek(.param .u64 p)
+        { .reg .u64 %rd; .reg .u32 %r; ld.param.u64 %rd, [p]; ld.global.u32 %r, [%rd]; st.global.u32 [%rd], %r; ret; }";
+    for copy in [cuMemcpyDtoD_v2, cuMemcpy, by_a_graph] {
+        for (word, wanted) in [(0, 0), (15, 0), (16, 719)] {
+            let _own = Own::new();
+            // SAFETY: sizes as given, pointers to locals.
+            unsafe {
+                let module = handle(|p| cuModuleLoadData(p, ptx.as_ptr().cast()));
+                let peek = handle(|p| cuModuleGetFunction(p, module, c"peek".as_ptr()));
+                let (from, to) = (got(|p| cuMemAlloc_v2(p, 256)), got(|p| cuMemAlloc_v2(p, 300)));
+                // The first 16 words are written, and all of what the copy goes to.
+                ok(cuMemsetD32_v2(from, 3, 16));
+                ok(cuMemsetD8_v2(to, 9, 300));
+                ok(copy(to + 28, from, 256));
+                let mut at = to + 28 + 4 * word;
+                let mut params = [void(&mut at)];
+                ok(cuLaunchKernel(peek, 1, 1, 1, 1, 1, 1, 0, null_mut(), params.as_mut_ptr(), null_mut()));
+                let code = cuCtxSynchronize();
+                assert_eq!(code, wanted, "word {word}: {}", text(code));
+            }
+        }
+    }
+}
+
+/// The copy as a node of a graph.
+unsafe extern "C" fn by_a_graph(to: u64, from: u64, bytes: usize) -> u32 {
+    // SAFETY: pointers to locals.
+    unsafe {
+        let stream = handle(|p| cuStreamCreate(p, 1));
+        ok(cuStreamBeginCapture_v2(stream, 2));
+        ok(cuMemcpyDtoDAsync_v2(to, from, bytes, stream));
+        let graph = handle(|p| cuStreamEndCapture(stream, p));
+        let exec = handle(|p| cuGraphInstantiateWithFlags(p, graph, 0));
+        cuGraphLaunch(exec, stream)
+    }
+}
+
+#[test]
+fn copies_onto_themselves_move_the_bytes() {
+    let _own = Own::new();
+    let values: Vec<u32> = (0..4000).collect();
+    for (from, to) in [(0, 500), (500, 0), (3, 2), (0, 0)] {
+        let at = words(&values);
+        // SAFETY: 3000 words from both places are inside.
+        unsafe { ok(cuMemcpyDtoD_v2(at + 4 * to as u64, at + 4 * from as u64, 12000)) };
+        let mut moved = values.clone();
+        moved.copy_within(from..from + 3000, to);
+        assert_eq!(read(at, 4000), moved, "{from} to {to}");
+    }
+}

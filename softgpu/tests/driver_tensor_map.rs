@@ -1,7 +1,7 @@
 //! Tensor maps: what is written can be read, and what no tensor memory accelerator could do is refused.
 
 use softgpu::driver::cuTensorMapEncodeTiled;
-use softgpu::driver::tensor_map::TensorMap;
+use softgpu::tensor_map::TensorMap;
 
 /// The arguments of one call, right unless a test changes them.
 struct Call {

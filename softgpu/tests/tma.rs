@@ -145,6 +145,29 @@ fn maps_that_make_no_sense() {
     }
 }
 
+#[test]
+fn boxes_are_added_to_a_tensor() {
+    let body = "mov.u32 %r10, tile; shl.b32 %r11, %r3, 2; add.u32 %r10, %r10, %r11; cvt.rn.f32.u32 %f10, %r3;
+         st.shared.f32 [%r10], %f10; fence.proxy.async; bar.sync 0; setp.ne.u32 %p10, %r3, 0; @%p10 bra END;
+         mov.b64 %rd20, map; cvta.param.u64 %rd21, %rd20;
+         cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%rd21, {-2, 6}], [tile];
+         cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;
+         END:";
+    let ptx = hopper(1, ".shared .align 128 .b8 tile[64];", body)
+        .replace(".param .u64 p0", ".param .u64 p0, .param .align 64 .b8 map[128]");
+    for options in every_schedule_of_hopper() {
+        let lab = Lab::with(options);
+        let out = lab.put(&[100f32; 64]);
+        let map = dense(7, out, &[8, 8], &[4, 4]);
+        let outcome = lab.run(&ptx, "k", [2, 1, 1], [16, 1, 1], &[Arg::Ptr(out), Arg::Block(map.encode())]);
+        assert_eq!(outcome.reports, []);
+        let mut expected = [100f32; 64];
+        // Columns 2 and 3 of rows 0 and 1 of the box lie inside, and two blocks add them.
+        (expected[48], expected[49], expected[56], expected[57]) = (104.0, 106.0, 112.0, 114.0);
+        assert_eq!(lab.get::<f32>(out, 64), expected);
+    }
+}
+
 /// D (128 x 64) = A (128 x 192) B (192 x 64), in clusters of two blocks of 64 rows: both fetch half of every
 /// tile of B for both. A ring of two stages; D leaves through shared memory and a tensor map of its own.
 fn product() -> String {

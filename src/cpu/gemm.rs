@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::bounds;
 use crate::elem::{DType, Elem};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// A matrix operand: a view or its transpose.
 #[derive(Clone, Copy)]

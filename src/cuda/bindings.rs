@@ -23,6 +23,336 @@ const _: () = {
     ["Offset of field: RowTile::columns"][::core::mem::offset_of!(RowTile, columns) - 8usize];
     ["Offset of field: RowTile::unused"][::core::mem::offset_of!(RowTile, unused) - 12usize];
 };
+#[doc = " Parameters of `moe_add_*`; launched by the tile `moe_add_launch` over `rows` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AddParams {
+    #[doc = " [rows, hidden]"]
+    pub x: u64,
+    #[doc = " [rows, hidden]"]
+    pub y: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AddParams"][::core::mem::size_of::<AddParams>() - 40usize];
+    ["Alignment of AddParams"][::core::mem::align_of::<AddParams>() - 8usize];
+    ["Offset of field: AddParams::x"][::core::mem::offset_of!(AddParams, x) - 0usize];
+    ["Offset of field: AddParams::y"][::core::mem::offset_of!(AddParams, y) - 8usize];
+    ["Offset of field: AddParams::x_stride"][::core::mem::offset_of!(AddParams, x_stride) - 16usize];
+    ["Offset of field: AddParams::y_stride"][::core::mem::offset_of!(AddParams, y_stride) - 24usize];
+    ["Offset of field: AddParams::rows"][::core::mem::offset_of!(AddParams, rows) - 32usize];
+    ["Offset of field: AddParams::hidden"][::core::mem::offset_of!(AddParams, hidden) - 36usize];
+};
+#[doc = " Parameters of `moe_copy_*`; launched by the tile `moe_copy_launch` over `rows` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CopyParams {
+    #[doc = " [rows, hidden]"]
+    pub x: u64,
+    #[doc = " [rows, hidden]"]
+    pub y: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyParams"][::core::mem::size_of::<CopyParams>() - 40usize];
+    ["Alignment of CopyParams"][::core::mem::align_of::<CopyParams>() - 8usize];
+    ["Offset of field: CopyParams::x"][::core::mem::offset_of!(CopyParams, x) - 0usize];
+    ["Offset of field: CopyParams::y"][::core::mem::offset_of!(CopyParams, y) - 8usize];
+    ["Offset of field: CopyParams::x_stride"][::core::mem::offset_of!(CopyParams, x_stride) - 16usize];
+    ["Offset of field: CopyParams::y_stride"][::core::mem::offset_of!(CopyParams, y_stride) - 24usize];
+    ["Offset of field: CopyParams::rows"][::core::mem::offset_of!(CopyParams, rows) - 32usize];
+    ["Offset of field: CopyParams::hidden"][::core::mem::offset_of!(CopyParams, hidden) - 36usize];
+};
+#[doc = " y[place[t, s]] = x[t]. Parameters of `moe_permute_*`; launched by the tile `moe_permute_launch` over `tokens` and\n `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct PermuteParams {
+    #[doc = " [tokens, hidden]"]
+    pub x: u64,
+    #[doc = " [tokens fan, hidden]"]
+    pub y: u64,
+    #[doc = " [tokens, fan], u32"]
+    pub place: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub fan: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PermuteParams"][::core::mem::size_of::<PermuteParams>() - 56usize];
+    ["Alignment of PermuteParams"][::core::mem::align_of::<PermuteParams>() - 8usize];
+    ["Offset of field: PermuteParams::x"][::core::mem::offset_of!(PermuteParams, x) - 0usize];
+    ["Offset of field: PermuteParams::y"][::core::mem::offset_of!(PermuteParams, y) - 8usize];
+    ["Offset of field: PermuteParams::place"][::core::mem::offset_of!(PermuteParams, place) - 16usize];
+    ["Offset of field: PermuteParams::x_stride"][::core::mem::offset_of!(PermuteParams, x_stride) - 24usize];
+    ["Offset of field: PermuteParams::y_stride"][::core::mem::offset_of!(PermuteParams, y_stride) - 32usize];
+    ["Offset of field: PermuteParams::tokens"][::core::mem::offset_of!(PermuteParams, tokens) - 40usize];
+    ["Offset of field: PermuteParams::hidden"][::core::mem::offset_of!(PermuteParams, hidden) - 44usize];
+    ["Offset of field: PermuteParams::fan"][::core::mem::offset_of!(PermuteParams, fan) - 48usize];
+    ["Offset of field: PermuteParams::unused"][::core::mem::offset_of!(PermuteParams, unused) - 52usize];
+};
+#[doc = " y[t] = sum over s of weight[t, s] x[place[t, s]], in f32 and in slot order. Parameters of `moe_combine_*`;\n launched by the tile `moe_combine_launch` over `tokens` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CombineParams {
+    #[doc = " [tokens fan, hidden]"]
+    pub x: u64,
+    #[doc = " [tokens, hidden]"]
+    pub y: u64,
+    #[doc = " [tokens, fan], f32; 0 means ones"]
+    pub weight: u64,
+    #[doc = " [tokens, fan], u32"]
+    pub place: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub weight_stride: u64,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub fan: u32,
+    #[doc = " 1: add to y; 0: overwrite it"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CombineParams"][::core::mem::size_of::<CombineParams>() - 72usize];
+    ["Alignment of CombineParams"][::core::mem::align_of::<CombineParams>() - 8usize];
+    ["Offset of field: CombineParams::x"][::core::mem::offset_of!(CombineParams, x) - 0usize];
+    ["Offset of field: CombineParams::y"][::core::mem::offset_of!(CombineParams, y) - 8usize];
+    ["Offset of field: CombineParams::weight"][::core::mem::offset_of!(CombineParams, weight) - 16usize];
+    ["Offset of field: CombineParams::place"][::core::mem::offset_of!(CombineParams, place) - 24usize];
+    ["Offset of field: CombineParams::x_stride"][::core::mem::offset_of!(CombineParams, x_stride) - 32usize];
+    ["Offset of field: CombineParams::y_stride"][::core::mem::offset_of!(CombineParams, y_stride) - 40usize];
+    ["Offset of field: CombineParams::weight_stride"]
+        [::core::mem::offset_of!(CombineParams, weight_stride) - 48usize];
+    ["Offset of field: CombineParams::tokens"][::core::mem::offset_of!(CombineParams, tokens) - 56usize];
+    ["Offset of field: CombineParams::hidden"][::core::mem::offset_of!(CombineParams, hidden) - 60usize];
+    ["Offset of field: CombineParams::fan"][::core::mem::offset_of!(CombineParams, fan) - 64usize];
+    ["Offset of field: CombineParams::accumulate"]
+        [::core::mem::offset_of!(CombineParams, accumulate) - 68usize];
+};
+#[doc = " dx[place[t, s]] = weight[t, s] dy[t], dweight[t, s] = <dy[t], x[place[t, s]]>. Parameters of\n `moe_combine_backward_*`; launched by the tile `moe_combine_backward_launch` over `tokens`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CombineBackwardParams {
+    #[doc = " [tokens, hidden]"]
+    pub dy: u64,
+    #[doc = " [tokens fan, hidden]"]
+    pub x: u64,
+    #[doc = " [tokens fan, hidden]"]
+    pub dx: u64,
+    #[doc = " [tokens, fan], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, fan], f32"]
+    pub dweight: u64,
+    #[doc = " [tokens, fan], u32"]
+    pub place: u64,
+    pub dy_stride: u64,
+    pub x_stride: u64,
+    pub dx_stride: u64,
+    pub weight_stride: u64,
+    pub dweight_stride: u64,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub fan: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CombineBackwardParams"][::core::mem::size_of::<CombineBackwardParams>() - 104usize];
+    ["Alignment of CombineBackwardParams"][::core::mem::align_of::<CombineBackwardParams>() - 8usize];
+    ["Offset of field: CombineBackwardParams::dy"]
+        [::core::mem::offset_of!(CombineBackwardParams, dy) - 0usize];
+    ["Offset of field: CombineBackwardParams::x"][::core::mem::offset_of!(CombineBackwardParams, x) - 8usize];
+    ["Offset of field: CombineBackwardParams::dx"]
+        [::core::mem::offset_of!(CombineBackwardParams, dx) - 16usize];
+    ["Offset of field: CombineBackwardParams::weight"]
+        [::core::mem::offset_of!(CombineBackwardParams, weight) - 24usize];
+    ["Offset of field: CombineBackwardParams::dweight"]
+        [::core::mem::offset_of!(CombineBackwardParams, dweight) - 32usize];
+    ["Offset of field: CombineBackwardParams::place"]
+        [::core::mem::offset_of!(CombineBackwardParams, place) - 40usize];
+    ["Offset of field: CombineBackwardParams::dy_stride"]
+        [::core::mem::offset_of!(CombineBackwardParams, dy_stride) - 48usize];
+    ["Offset of field: CombineBackwardParams::x_stride"]
+        [::core::mem::offset_of!(CombineBackwardParams, x_stride) - 56usize];
+    ["Offset of field: CombineBackwardParams::dx_stride"]
+        [::core::mem::offset_of!(CombineBackwardParams, dx_stride) - 64usize];
+    ["Offset of field: CombineBackwardParams::weight_stride"]
+        [::core::mem::offset_of!(CombineBackwardParams, weight_stride) - 72usize];
+    ["Offset of field: CombineBackwardParams::dweight_stride"]
+        [::core::mem::offset_of!(CombineBackwardParams, dweight_stride) - 80usize];
+    ["Offset of field: CombineBackwardParams::tokens"]
+        [::core::mem::offset_of!(CombineBackwardParams, tokens) - 88usize];
+    ["Offset of field: CombineBackwardParams::hidden"]
+        [::core::mem::offset_of!(CombineBackwardParams, hidden) - 92usize];
+    ["Offset of field: CombineBackwardParams::fan"]
+        [::core::mem::offset_of!(CombineBackwardParams, fan) - 96usize];
+    ["Offset of field: CombineBackwardParams::unused"]
+        [::core::mem::offset_of!(CombineBackwardParams, unused) - 100usize];
+};
+#[doc = " Parameters of `moe_rms_norm_*`; launched by the tile `moe_rms_norm_launch` over `rows`, below 2^31."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RmsNormParams {
+    #[doc = " [rows, hidden]"]
+    pub x: u64,
+    #[doc = " [hidden]"]
+    pub gain: u64,
+    #[doc = " [rows, hidden]"]
+    pub y: u64,
+    #[doc = " [rows], f32: 1 / rms(x)"]
+    pub inv_rms: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+    pub eps: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormParams"][::core::mem::size_of::<RmsNormParams>() - 64usize];
+    ["Alignment of RmsNormParams"][::core::mem::align_of::<RmsNormParams>() - 8usize];
+    ["Offset of field: RmsNormParams::x"][::core::mem::offset_of!(RmsNormParams, x) - 0usize];
+    ["Offset of field: RmsNormParams::gain"][::core::mem::offset_of!(RmsNormParams, gain) - 8usize];
+    ["Offset of field: RmsNormParams::y"][::core::mem::offset_of!(RmsNormParams, y) - 16usize];
+    ["Offset of field: RmsNormParams::inv_rms"][::core::mem::offset_of!(RmsNormParams, inv_rms) - 24usize];
+    ["Offset of field: RmsNormParams::x_stride"][::core::mem::offset_of!(RmsNormParams, x_stride) - 32usize];
+    ["Offset of field: RmsNormParams::y_stride"][::core::mem::offset_of!(RmsNormParams, y_stride) - 40usize];
+    ["Offset of field: RmsNormParams::rows"][::core::mem::offset_of!(RmsNormParams, rows) - 48usize];
+    ["Offset of field: RmsNormParams::hidden"][::core::mem::offset_of!(RmsNormParams, hidden) - 52usize];
+    ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 56usize];
+    ["Offset of field: RmsNormParams::unused"][::core::mem::offset_of!(RmsNormParams, unused) - 60usize];
+};
+#[doc = " With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each\n block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`;\n `partial` has as many rows as the grid has blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RmsNormBackwardParams {
+    #[doc = " [rows, hidden]"]
+    pub dy: u64,
+    #[doc = " [rows, hidden]"]
+    pub x: u64,
+    #[doc = " [hidden]"]
+    pub gain: u64,
+    #[doc = " [rows], f32"]
+    pub inv_rms: u64,
+    #[doc = " [rows, hidden]"]
+    pub dx: u64,
+    #[doc = " [ceil(rows / tile.rows), hidden], f32, contiguous, 16-byte aligned: workspace"]
+    pub partial: u64,
+    pub dy_stride: u64,
+    pub x_stride: u64,
+    pub dx_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+    #[doc = " 1: add to dx; 0: overwrite it"]
+    pub accumulate_dx: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormBackwardParams"][::core::mem::size_of::<RmsNormBackwardParams>() - 88usize];
+    ["Alignment of RmsNormBackwardParams"][::core::mem::align_of::<RmsNormBackwardParams>() - 8usize];
+    ["Offset of field: RmsNormBackwardParams::dy"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, dy) - 0usize];
+    ["Offset of field: RmsNormBackwardParams::x"][::core::mem::offset_of!(RmsNormBackwardParams, x) - 8usize];
+    ["Offset of field: RmsNormBackwardParams::gain"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, gain) - 16usize];
+    ["Offset of field: RmsNormBackwardParams::inv_rms"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, inv_rms) - 24usize];
+    ["Offset of field: RmsNormBackwardParams::dx"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, dx) - 32usize];
+    ["Offset of field: RmsNormBackwardParams::partial"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, partial) - 40usize];
+    ["Offset of field: RmsNormBackwardParams::dy_stride"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, dy_stride) - 48usize];
+    ["Offset of field: RmsNormBackwardParams::x_stride"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, x_stride) - 56usize];
+    ["Offset of field: RmsNormBackwardParams::dx_stride"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, dx_stride) - 64usize];
+    ["Offset of field: RmsNormBackwardParams::rows"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, rows) - 72usize];
+    ["Offset of field: RmsNormBackwardParams::hidden"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, hidden) - 76usize];
+    ["Offset of field: RmsNormBackwardParams::accumulate_dx"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, accumulate_dx) - 80usize];
+    ["Offset of field: RmsNormBackwardParams::unused"]
+        [::core::mem::offset_of!(RmsNormBackwardParams, unused) - 84usize];
+};
+#[doc = " dgain = [dgain +] sum over the rows of partial. Parameters of `moe_rms_norm_dgain`; launched by the tile\n `moe_rms_norm_dgain_launch` with ceil(hidden / tile.columns) blocks, also if there are no rows."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RmsNormDgainParams {
+    #[doc = " [partials, hidden], f32, contiguous"]
+    pub partial: u64,
+    #[doc = " [hidden], f32"]
+    pub dgain: u64,
+    pub partials: u32,
+    pub hidden: u32,
+    #[doc = " 1: add to dgain; 0: overwrite it"]
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormDgainParams"][::core::mem::size_of::<RmsNormDgainParams>() - 32usize];
+    ["Alignment of RmsNormDgainParams"][::core::mem::align_of::<RmsNormDgainParams>() - 8usize];
+    ["Offset of field: RmsNormDgainParams::partial"]
+        [::core::mem::offset_of!(RmsNormDgainParams, partial) - 0usize];
+    ["Offset of field: RmsNormDgainParams::dgain"]
+        [::core::mem::offset_of!(RmsNormDgainParams, dgain) - 8usize];
+    ["Offset of field: RmsNormDgainParams::partials"]
+        [::core::mem::offset_of!(RmsNormDgainParams, partials) - 16usize];
+    ["Offset of field: RmsNormDgainParams::hidden"]
+        [::core::mem::offset_of!(RmsNormDgainParams, hidden) - 20usize];
+    ["Offset of field: RmsNormDgainParams::accumulate"]
+        [::core::mem::offset_of!(RmsNormDgainParams, accumulate) - 24usize];
+    ["Offset of field: RmsNormDgainParams::unused"]
+        [::core::mem::offset_of!(RmsNormDgainParams, unused) - 28usize];
+};
+#[doc = " Parameters of `moe_rope_*`; launched by the tile `moe_rope_launch` over `rows`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RopeParams {
+    #[doc = " [rows, heads head_dim]"]
+    pub x: u64,
+    pub x_stride: u64,
+    #[doc = " theta^(-2 / head_dim), positive: the angle of pair i turns by ratio^i a position"]
+    pub ratio: f64,
+    pub rows: u32,
+    pub seq: u32,
+    pub heads: u32,
+    #[doc = " head_dim / 2"]
+    pub half: u32,
+    #[doc = " 1: rotate by the opposite angle"]
+    pub inverse: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RopeParams"][::core::mem::size_of::<RopeParams>() - 48usize];
+    ["Alignment of RopeParams"][::core::mem::align_of::<RopeParams>() - 8usize];
+    ["Offset of field: RopeParams::x"][::core::mem::offset_of!(RopeParams, x) - 0usize];
+    ["Offset of field: RopeParams::x_stride"][::core::mem::offset_of!(RopeParams, x_stride) - 8usize];
+    ["Offset of field: RopeParams::ratio"][::core::mem::offset_of!(RopeParams, ratio) - 16usize];
+    ["Offset of field: RopeParams::rows"][::core::mem::offset_of!(RopeParams, rows) - 24usize];
+    ["Offset of field: RopeParams::seq"][::core::mem::offset_of!(RopeParams, seq) - 28usize];
+    ["Offset of field: RopeParams::heads"][::core::mem::offset_of!(RopeParams, heads) - 32usize];
+    ["Offset of field: RopeParams::half"][::core::mem::offset_of!(RopeParams, half) - 36usize];
+    ["Offset of field: RopeParams::inverse"][::core::mem::offset_of!(RopeParams, inverse) - 40usize];
+    ["Offset of field: RopeParams::unused"][::core::mem::offset_of!(RopeParams, unused) - 44usize];
+};
 #[doc = " Parameters of `moe_swiglu_*`; launched by the tile `moe_swiglu_launch` over `rows` and `inner`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -112,6 +442,24 @@ const _: () = {
     ["Offset of field: SwiGluBackwardParams::unused"]
         [::core::mem::offset_of!(SwiGluBackwardParams, unused) - 84usize];
 };
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AddParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CombineParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CombineBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RmsNormParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RmsNormBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RmsNormDgainParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RopeParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for SwiGluParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -24,7 +24,7 @@ pub(crate) use launch::RowKernel;
 
 use crate::error::{Error, Result};
 use crate::place::Place;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// A CUDA device and the stream on which its operations run. Cloning gives the same device and stream.
 ///

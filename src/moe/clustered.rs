@@ -14,7 +14,8 @@ use crate::ops::{
     RouteBackward, Routing,
 };
 use crate::plan::Plan;
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Weights; `K = experts / clusters`.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,8 @@ use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, SwiGlu, SwiGluBackward};
 use crate::plan::Segments;
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Weights.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,8 @@ use crate::ops::{
     SlotWeights, SwiGlu, SwiGluBackward,
 };
 use crate::plan::Plan;
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Weights.
 #[derive(Clone, Copy, Debug)]

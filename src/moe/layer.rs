@@ -11,7 +11,7 @@ use crate::elem::Elem;
 use crate::error::{Error, Result, ensure};
 use crate::ops::{RouteStats, Routing};
 use crate::plan::Plan;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// The feed-forward part of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]

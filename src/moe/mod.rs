@@ -16,7 +16,7 @@ pub use workspace::Workspace;
 
 use crate::device::Device;
 use crate::ops::RouteLoss;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Sizes of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use super::layer::{FfnKind, Layer};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::ops::ExpandBackward;
-use crate::tensor::{Tensor, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::ViewMut;
 
 /// Buffers of one layer's forward or backward pass, sized for the largest batch.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use crate::cpu::math::vectorize;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Elements per task.
 const CHUNK: usize = 1 << 15;

@@ -5,13 +5,18 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
+#[cfg(feature = "cuda")]
+use crate::cuda::{AddParams, Cuda, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 128;
+
+#[cfg(feature = "cuda")]
+const ADD: RowKernel = RowKernel { image: &images::ADD, name: "add", tile: "moe_add_launch" };
 
 /// `y += x`, in f32, rounded once.
 #[derive(Debug)]
@@ -57,5 +62,20 @@ impl<T: Elem> Op for Add<'_, T> {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, hidden] = self.y.shape();
+        let params = AddParams {
+            x: self.x.address(),
+            y: self.y.address(),
+            x_stride: self.x.strides()[0] as u64,
+            y_stride: self.y.strides()[0] as u64,
+            rows: rows as u32,
+            hidden: hidden as u32,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(ADD, T::DTYPE, [rows, hidden], &params) }
     }
 }

@@ -8,7 +8,8 @@ use crate::cpu::math::{exp, max, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Queries of a tile: a task holds their scores against the keys they see, and nothing larger.
 pub(super) const QUERIES: usize = 64;

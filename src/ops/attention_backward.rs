@@ -9,7 +9,8 @@ use crate::cpu::math::{dot, exp, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{Tensor, View, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
 
 /// Gradient of [`Attention`](super::Attention). With `p[i, j]` the probabilities, computed again tile by
 /// tile, and `ds[i, j] = p[i, j] (dout[i] . v[j] - dout[i] . out[i]) / sqrt(head_dim)`:

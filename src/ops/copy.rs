@@ -4,13 +4,18 @@ use rayon::prelude::*;
 
 use super::Op;
 use crate::cpu::bounds;
+#[cfg(feature = "cuda")]
+use crate::cuda::{CopyParams, Cuda, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 128;
+
+#[cfg(feature = "cuda")]
+const COPY: RowKernel = RowKernel { image: &images::COPY, name: "copy", tile: "moe_copy_launch" };
 
 /// `y = x`.
 #[derive(Debug)]
@@ -51,5 +56,20 @@ impl<T: Elem> Op for Copy<'_, T> {
             (rows[0]..rows[1]).for_each(|r| band.row_mut(r - rows[0]).copy_from_slice(self.x.row(r)));
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, hidden] = self.y.shape();
+        let params = CopyParams {
+            x: self.x.address(),
+            y: self.y.address(),
+            x_stride: self.x.strides()[0] as u64,
+            y_stride: self.y.strides()[0] as u64,
+            rows: rows as u32,
+            hidden: hidden as u32,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(COPY, T::DTYPE, [rows, hidden], &params) }
     }
 }

@@ -8,7 +8,7 @@ use crate::cpu::math::{exp, sum_by, vectorize};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 32;

@@ -12,7 +12,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::plan::Plan;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows of one forward task.
 const ROWS: usize = 128;

@@ -7,7 +7,7 @@ use crate::cpu::math::vectorize;
 use crate::cpu::{pieces, rows, scratch};
 use crate::elem::Elem;
 use crate::plan::Plan;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Most rows whose slots are expanded at once: their activations stay in the second-level cache.
 const TILE: usize = 128;

@@ -7,7 +7,7 @@ use crate::cpu::math::{LANES, vectorize};
 use crate::cpu::pieces;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Elements per partial sum.
 const CHUNK: usize = 1 << 15;

@@ -6,7 +6,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::plan::Segments;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`.
 #[derive(Debug)]

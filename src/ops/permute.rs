@@ -5,14 +5,24 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::{dot, vectorize};
+#[cfg(feature = "cuda")]
+use crate::cuda::{CombineBackwardParams, CombineParams, Cuda, PermuteParams, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::plan::Order;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task of the row-wise operations of this file.
 const ROWS: usize = 128;
+
+#[cfg(feature = "cuda")]
+const PERMUTE: RowKernel = RowKernel { image: &images::PERMUTE, name: "permute", tile: "moe_permute_launch" };
+#[cfg(feature = "cuda")]
+const COMBINE: RowKernel = RowKernel { image: &images::PERMUTE, name: "combine", tile: "moe_combine_launch" };
+#[cfg(feature = "cuda")]
+const COMBINE_BACKWARD: RowKernel =
+    RowKernel { image: &images::PERMUTE, name: "combine_backward", tile: "moe_combine_backward_launch" };
 
 /// `y[p] = x[token of row p]`: copies each token's row to its places in a sorted buffer.
 ///
@@ -95,6 +105,25 @@ impl<T: Elem> Op for Permute<'_, T> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [tokens, hidden] = self.x.shape();
+        let [_, place] = self.order.addresses(device)?;
+        let params = PermuteParams {
+            x: self.x.address(),
+            y: self.y.address(),
+            place,
+            x_stride: self.x.strides()[0] as u64,
+            y_stride: self.y.strides()[0] as u64,
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            fan: self.order.fan() as u32,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(PERMUTE, T::DTYPE, [tokens, hidden], &params) }
+    }
 }
 
 impl<T: Elem> Op for Combine<'_, T> {
@@ -150,6 +179,28 @@ impl<T: Elem> Op for Combine<'_, T> {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [tokens, hidden] = self.y.shape();
+        let [_, place] = self.order.addresses(device)?;
+        let (weight, weight_stride) = self.weight.map_or((0, 0), |w| (w.address(), w.strides()[0] as u64));
+        let params = CombineParams {
+            x: self.x.address(),
+            y: self.y.address(),
+            weight,
+            place,
+            x_stride: self.x.strides()[0] as u64,
+            y_stride: self.y.strides()[0] as u64,
+            weight_stride,
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            fan: self.order.fan() as u32,
+            accumulate: u32::from(self.accumulate),
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(COMBINE, T::DTYPE, [tokens, hidden], &params) }
     }
 }
 
@@ -209,5 +260,30 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [tokens, hidden] = self.dy.shape();
+        let [_, place] = self.order.addresses(device)?;
+        let params = CombineBackwardParams {
+            dy: self.dy.address(),
+            x: self.x.address(),
+            dx: self.dx.address(),
+            weight: self.weight.address(),
+            dweight: self.dweight.address(),
+            place,
+            dy_stride: self.dy.strides()[0] as u64,
+            x_stride: self.x.strides()[0] as u64,
+            dx_stride: self.dx.strides()[0] as u64,
+            weight_stride: self.weight.strides()[0] as u64,
+            dweight_stride: self.dweight.strides()[0] as u64,
+            tokens: tokens as u32,
+            hidden: hidden as u32,
+            fan: self.order.fan() as u32,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(COMBINE_BACKWARD, T::DTYPE, [tokens, hidden], &params) }
     }
 }

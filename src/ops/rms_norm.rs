@@ -5,13 +5,19 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::{dot, sum_by, vectorize};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, RmsNormParams, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task, and per partial sum of the gain's gradient.
 const ROWS: usize = 128;
+
+#[cfg(feature = "cuda")]
+const RMS_NORM: RowKernel =
+    RowKernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_launch" };
 
 /// `y = x gain / rms(x)` with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
 #[derive(Debug)]
@@ -96,6 +102,25 @@ impl<T: Elem> Op for RmsNorm<'_, T> {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, hidden] = self.x.shape();
+        let params = RmsNormParams {
+            x: self.x.address(),
+            gain: self.gain.address(),
+            y: self.y.address(),
+            inv_rms: self.inv_rms.address(),
+            x_stride: self.x.strides()[0] as u64,
+            y_stride: self.y.strides()[0] as u64,
+            rows: rows as u32,
+            hidden: hidden as u32,
+            eps: self.eps,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(RMS_NORM, T::DTYPE, [rows, hidden], &params) }
     }
 }
 

@@ -5,13 +5,18 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, RopeParams, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::ViewMut;
+use crate::view::ViewMut;
 
 /// Rows per task.
 const ROWS: usize = 128;
+
+#[cfg(feature = "cuda")]
+const ROPE: RowKernel = RowKernel { image: &images::ROPE, name: "rope", tile: "moe_rope_launch" };
 
 /// Rotates, in place, elements `i` and `i + head_dim / 2` of every head by the angle
 /// `position theta^(-2 i / head_dim)`, where `position = row % seq` (the Hugging Face layout).
@@ -82,6 +87,25 @@ impl<T: Elem> Op for Rope<'_, T> {
             });
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, width] = self.x.shape();
+        let head_dim = width / self.heads;
+        let params = RopeParams {
+            x: self.x.address(),
+            x_stride: self.x.strides()[0] as u64,
+            ratio: f64::from(self.theta).powf(-2.0 / head_dim as f64),
+            rows: rows as u32,
+            seq: self.seq as u32,
+            heads: self.heads as u32,
+            half: (head_dim / 2) as u32,
+            inverse: u32::from(self.inverse),
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { device.over_rows(ROPE, T::DTYPE, [rows, width], &params) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cpu::{bounds, math, scratch};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Tokens per task.
 const ROWS: usize = 64;

@@ -11,7 +11,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, Placed, misplaced};
 use crate::plan::Order;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Rows per task.
 const ROWS: usize = 64;

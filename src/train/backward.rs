@@ -12,7 +12,7 @@ use crate::ops::{
     RmsNormBackward, Rope, RouteStats,
 };
 use crate::plan::Segments;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Operands of one gradient computation.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::ops::{
     Attention, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss, RouteStats,
 };
 use crate::plan::Segments;
-use crate::tensor::{View, ViewMut};
+use crate::view::{View, ViewMut};
 
 /// Most rows of logits that exist at once, `[HEAD_ROWS, vocab]`.
 pub(super) const HEAD_ROWS: usize = 384;

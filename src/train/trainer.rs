@@ -12,7 +12,8 @@ use crate::elem::{DType, Elem};
 use crate::error::{Error, Result};
 use crate::moe::Router;
 use crate::ops::{AdamW, GlobalNorm, RouteLoss};
-use crate::tensor::{Tensor, ViewMut};
+use crate::tensor::Tensor;
+use crate::view::ViewMut;
 
 /// A model in training.
 #[derive(Debug)]

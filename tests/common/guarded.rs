@@ -3,7 +3,7 @@
 
 use trimoe::{Device, Elem, Tensor, View, ViewMut};
 
-pub struct Guarded<T: Elem, const N: usize> {
+pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
     shape: [usize; N],
     strides: [usize; N],

@@ -126,6 +126,11 @@ impl Copy {
 }
 
 fn copy_row(from: &Site, to: &Site, bytes: usize, buffer: &mut [u8]) {
+    if let (Site::Device(from, start), Site::Device(to, offset)) = (from, to) {
+        // Bytes that were never written stay so.
+        to.copy(*offset, from, *start, bytes);
+        return;
+    }
     for at in (0..bytes).step_by(PIECE) {
         let piece = buffer.len().min(bytes - at);
         if let Some(piece) = buffer.get_mut(..piece) {

@@ -2,34 +2,48 @@
 //! rounding once.
 
 use super::Code;
+use super::lanewise::permit;
 use crate::Result;
 use crate::machine::access::{Manner, Place};
 use crate::machine::registers::{Reg, lanes};
 use crate::machine::step::{Fault, Flow, Step};
 use crate::numeric::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::program::decoder::Decoder;
-use crate::ptx::ast::{Space, Type};
+use crate::ptx::ast::{Operand, Space, Type};
 
 /// The new value, from the old one and the operands.
 pub(super) type Update = fn(u64, u64, u64) -> u64;
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
+    permit(
+        d,
+        "relaxed acquire release acq_rel cta cluster gpu sys global shared* add exch cas min max and or xor inc dec \
+         noftz v2 v4 v8 L2::cache_hint",
+    )?;
     let returns = d.inst.name == "atom";
     let ty = d.ty()?;
-    if d.one_of(&["v2", "v4", "v8"]).is_some() || ty == Type::B128 {
-        return Err(d.unsupported());
+    if ty == Type::B128 {
+        return Err(d.fail("atomics of 128 bits are not supported"));
     }
     let update = update(d, ty)?;
     let first = usize::from(returns);
-    let to = if returns { Some(d.dst(d.operand(0)?, ty)?) } else { None };
     let address = d.address(d.operand(first)?)?;
     let space = d.access_space(&address);
     if !matches!(space, Space::Generic | Space::Global | Space::Shared) {
         return Err(d.fail(format!("atomics on {space:?} space")));
     }
+    let width = width(d, ty, space)?;
+    let mut to = Vec::new();
+    if returns {
+        let list = elements(d, 0, width)?;
+        to = list.iter().map(|part| d.dst(part, ty)).collect::<Result<_>>()?;
+    }
     let file = if ty.bytes() == 8 { 2 } else { 1 };
-    let b = d.source(d.operand(first + 1)?, file)?;
-    let c = if d.has("cas") { d.source(d.operand(first + 2)?, file)? } else { b };
+    let list = elements(d, first + 1, width)?;
+    let b = list.iter().map(|part| d.source(part, file)).collect::<Result<Vec<Reg>>>()?;
+    let c = if d.has("cas") { Some(d.source(d.operand(first + 2)?, file)?) } else { None };
+    // A vector is atomic element by element, but its address is that of the whole.
+    let whole = Manner { bytes: width * ty.bytes(), align: width * ty.bytes(), strong: true };
     let manner = Manner { bytes: ty.bytes(), align: ty.bytes(), strong: true };
     let releases = super::fence::releases(d);
     Ok(Box::new(move |s, mask| {
@@ -39,20 +53,42 @@ pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
         let at = s.addresses(&address);
         s.host.counters.atomics += u64::from(mask.count_ones());
         for lane in lanes(mask) {
-            let place = s.place(space, at[lane], lane, manner)?;
+            let place = s.place(space, at[lane], lane, whole)?;
             // Published before the new value can be seen, taken over after the old one was.
             s.strong(place, at[lane], false, true);
-            let (vb, vc) = (lane_value(s, b, lane), lane_value(s, c, lane));
-            let old = exchange(s, place, lane, manner, |old| update(old, vb, vc))?;
-            s.strong(place, at[lane], true, false);
-            match to {
-                Some(Reg::R(r)) => s.warp.registers.r[r.0 as usize][lane] = old as u32,
-                Some(Reg::D(r)) => s.warp.registers.d[r.0 as usize][lane] = old,
-                _ => {}
+            for (i, b) in b.iter().enumerate() {
+                let (vb, vc) = (lane_value(s, *b, lane), c.map_or(0, |c| lane_value(s, c, lane)));
+                let element = place.behind(i * manner.bytes);
+                let old = exchange(s, element, lane, manner, |old| update(old, vb, vc))?;
+                match to.get(i) {
+                    Some(Reg::R(r)) => s.warp.registers.r[r.0 as usize][lane] = old as u32,
+                    Some(Reg::D(r)) => s.warp.registers.d[r.0 as usize][lane] = old,
+                    _ => {}
+                }
             }
+            s.strong(place, at[lane], true, false);
         }
         Ok(Flow::Next)
     }))
+}
+
+/// Elements of an atomic: vectors of up to 16 bytes of floats can be added in global memory.
+fn width(d: &Decoder<'_, '_>, ty: Type, space: Space) -> Result<usize> {
+    let Some(width) = d.one_of(&["v2", "v4", "v8"]).map(|i| 2 << i) else { return Ok(1) };
+    let floats = matches!(ty, Type::F32 | Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2);
+    if !d.has("add") || !floats || space == Space::Shared || width * ty.bytes() > 16 {
+        return Err(d.fail("vector atomics add up to 16 bytes of floats in global memory"));
+    }
+    Ok(width)
+}
+
+/// The elements of a vector operand, which must be as many.
+fn elements<'a>(d: &Decoder<'a, '_>, k: usize, width: usize) -> Result<&'a [Operand]> {
+    let list = d.vector(k)?;
+    match list.len() == width {
+        true => Ok(list),
+        false => Err(d.fail(format!("operand {} has {} elements, not {width}", k + 1, list.len()))),
+    }
 }
 
 fn lane_value(s: &Step<'_>, reg: Reg, lane: usize) -> u64 {
@@ -83,15 +119,7 @@ pub(super) fn exchange(
         return Ok(match bytes {
             8 => allocation.update64(offset, f),
             4 => u64::from(allocation.update32(offset, |old| f(u64::from(old)) as u32)),
-            _ => {
-                // Two bytes inside a word of four.
-                let shift = 8 * (offset as u32 & 2);
-                let word = allocation.update32(offset & !3, |old| {
-                    let new = f(u64::from(old >> shift & 0xFFFF)) as u32 & 0xFFFF;
-                    old & !(0xFFFF << shift) | new << shift
-                });
-                u64::from(word >> shift & 0xFFFF)
-            }
+            _ => u64::from(allocation.update16(offset, |old| f(u64::from(old)) as u16)),
         });
     }
     let mut word = [0; 8];

@@ -26,8 +26,12 @@ pub(super) fn decode(
                 let printed = print(s, lane, &text, values)?;
                 print!("{printed}");
                 if let Some(at) = result {
-                    let start = lane * s.run.launch.kernel.local_bytes + at;
-                    s.warp.local[start..start + 4].copy_from_slice(&(printed.len() as i32).to_le_bytes());
+                    let size = s.run.launch.kernel.local_bytes;
+                    let frame = &mut s.warp.local[lane * size..(lane + 1) * size];
+                    // Nothing where the caller declared less than the four bytes.
+                    if let Some(to) = frame.get_mut(at..at + 4) {
+                        to.copy_from_slice(&(printed.len() as i32).to_le_bytes());
+                    }
                 }
             }
             Ok(Flow::Next)
@@ -71,7 +75,7 @@ fn bytes<const N: usize>(s: &mut Step<'_>, lane: usize, address: u64) -> Result<
 fn text(s: &mut Step<'_>, lane: usize, address: u64) -> Result<String, Fault> {
     let mut out = Vec::new();
     while out.len() < 4096 {
-        match bytes::<1>(s, lane, address + out.len() as u64)? {
+        match bytes::<1>(s, lane, address.wrapping_add(out.len() as u64))? {
             [0] => break,
             [b] => out.push(b),
         }
@@ -98,10 +102,10 @@ fn print(s: &mut Step<'_>, lane: usize, format: &str, values: u64) -> Result<Str
         let wide = flags.contains(['l', 'z', 'j', 't']) || b"eEfFgGaAsp".contains(&conversion);
         let value = if wide {
             at = at.next_multiple_of(8) + 8;
-            u64::from_le_bytes(bytes::<8>(s, lane, values + at - 8)?)
+            u64::from_le_bytes(bytes::<8>(s, lane, values.wrapping_add(at - 8))?)
         } else {
             at = at.next_multiple_of(4) + 4;
-            u64::from(u32::from_le_bytes(bytes::<4>(s, lane, values + at - 4)?))
+            u64::from(u32::from_le_bytes(bytes::<4>(s, lane, values.wrapping_add(at - 4))?))
         };
         let string = if conversion == b's' { text(s, lane, value)? } else { String::new() };
         out.push_str(&convert(flags, conversion, value, wide, &string));

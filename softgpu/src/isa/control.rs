@@ -183,6 +183,9 @@ fn leave(known: Targets, chosen: Option<R>, returns: Vec<usize>) -> Code {
 }
 
 fn copy(s: &mut Step<'_>, lane: usize, from: usize, to: Param) {
-    let start = lane * s.run.launch.kernel.local_bytes;
-    s.warp.local.copy_within(start + from..start + from + to.bytes, start + to.offset);
+    let size = s.run.launch.kernel.local_bytes;
+    // The caller's variable may be smaller than the parameter: never beyond the frame.
+    let bytes = to.bytes.min(size.saturating_sub(from.max(to.offset)));
+    let frame = &mut s.warp.local[lane * size..(lane + 1) * size];
+    frame.copy_within(from..from + bytes, to.offset);
 }

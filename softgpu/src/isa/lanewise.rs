@@ -165,9 +165,11 @@ pub(super) fn ternary<X: Value, A: Value, B: Value, C: Value>(
     })
 }
 
-/// Refuses modifiers that are neither types nor among `allowed` (separated by spaces).
+/// Refuses modifiers that are neither types nor among `allowed` (separated by spaces; with a `*` at the end, all
+/// that start so).
 pub(super) fn permit(d: &Decoder<'_, '_>, allowed: &str) -> Result<()> {
-    let known = |m: &str| Type::parse(m).is_some() || allowed.split(' ').any(|a| a == m);
+    let fits = |a: &str, m: &str| a.strip_suffix('*').map_or(a == m, |start| m.starts_with(start));
+    let known = |m: &str| Type::parse(m).is_some() || allowed.split_whitespace().any(|a| fits(a, m));
     match d.inst.modifiers.iter().find(|m| !known(m)) {
         Some(other) => Err(d.fail(format!("`.{other}` is no modifier of this form, or not supported"))),
         None => Ok(()),

@@ -2,6 +2,7 @@
 //! accepted and have no effect.
 
 use super::Code;
+use super::lanewise::permit;
 use crate::Result;
 use crate::machine::access::{LaneBytes, Manner};
 use crate::machine::registers::{Reg, lanes};
@@ -11,7 +12,16 @@ use crate::ptx::ast::Type;
 
 pub(super) fn decode(d: &mut Decoder<'_, '_>) -> Result<Code> {
     let store = d.inst.name == "st";
+    permit(
+        d,
+        "weak volatile relaxed acquire release mmio cta cluster gpu sys global shared* local param* const generic \
+         ca cg cs lu cv wb wt nc L1::* L2::* unified v2 v4 v8",
+    )?;
+    d.expect(2..=3)?;
     let ty = d.ty()?;
+    if matches!(ty, Type::Pred | Type::B128) {
+        return Err(d.fail(format!("no register of this device holds a .{ty:?} from memory")));
+    }
     let (memory, values) = if store { (0, 1) } else { (1, 0) };
     let parts = d.vector(values)?;
     let width = d.one_of(&["v2", "v4", "v8"]).map_or(1, |i| 2 << i);

@@ -21,6 +21,18 @@ pub enum Place {
     Param(usize),
 }
 
+impl Place {
+    /// The place `bytes` bytes further on.
+    pub fn behind(self, bytes: usize) -> Self {
+        match self {
+            Place::Global(index, offset) => Place::Global(index, offset + bytes),
+            Place::Shared(block, offset) => Place::Shared(block, offset + bytes),
+            Place::Local(offset) => Place::Local(offset + bytes),
+            Place::Param(offset) => Place::Param(offset + bytes),
+        }
+    }
+}
+
 /// What kind of access it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manner {

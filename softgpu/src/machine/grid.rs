@@ -118,15 +118,6 @@ pub fn check(launch: &Launch<'_>, options: &Options) -> Result<Geometry> {
             "block {block:?} of {threads} threads: the kernel was compiled for at most {most} (.maxntid)"
         )));
     }
-    if kernel.max_threads.is_none()
-        && u64::from(kernel.registers) * threads > u64::from(chip.registers_per_multiprocessor)
-    {
-        let text = format!(
-            "{}: {threads} threads of about {} registers exceed the multiprocessor's",
-            kernel.name, kernel.registers
-        );
-        return Err(Error::new(Code::LaunchOutOfResources, text));
-    }
     let shared = kernel.static_shared as u64 + u64::from(launch.dynamic_shared);
     if shared > u64::from(chip.shared_per_block_optin) {
         return Err(invalid(format!(
@@ -243,14 +234,15 @@ fn serve(running: &Running<'_>, geometry: &Geometry, queue: &Queue, threads: usi
         } else {
             break;
         };
-        let mut budget = TURN;
+        let turn = TURN.min(running.options.max_instructions);
+        let mut budget = turn;
         let progress = cluster.run(running, &mut host, &mut budget);
-        let spent = queue.spent.fetch_add(TURN - budget, Relaxed) + TURN - budget;
+        let spent = queue.spent.fetch_add(turn - budget, Relaxed) + turn - budget;
         match progress {
             Ok(Progress::Done) => idle.push(cluster),
             Ok(Progress::Parked) => {
                 // A turn that only waited counts too, or a launch that waits for nothing would never end.
-                let waited = u64::from(budget == TURN);
+                let waited = u64::from(budget == turn);
                 if spent.max(queue.spent.fetch_add(waited, Relaxed)) > running.options.max_instructions {
                     cluster.timeout(running, &mut host);
                     queue.stop.store(true, Relaxed);

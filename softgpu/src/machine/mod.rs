@@ -1,6 +1,7 @@
 //! The machine that executes programs: memory, warps, blocks, grids.
 
 pub mod access;
+pub mod allocation;
 pub mod block;
 pub mod bulk;
 pub mod cluster;

@@ -10,8 +10,10 @@ use crate::{Code, Error, Result};
 
 /// Most registers of a file that a kernel may declare, its functions included.
 const MAX_REGISTERS: u32 = 1 << 16;
-/// Most bytes of static shared or local memory that can be laid out.
-const MAX_BYTES: usize = 1 << 24;
+/// Most bytes of static shared memory that can be laid out: its window of generic addresses is that large.
+const MAX_SHARED: usize = 1 << 24;
+/// Most bytes of local memory of a thread, as on every GPU.
+const MAX_LOCAL: usize = 512 << 10;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -57,8 +59,8 @@ pub struct Assembler<'m> {
     pub constants: HashMap<(u8, u64), Reg>,
     /// The carry flag, once an instruction names it.
     pub carry: Option<P>,
-    /// Special registers in use.
-    pub specials: HashMap<Special, Reg>,
+    /// Special registers in use, by whether 64 bits are wanted.
+    pub specials: HashMap<(Special, bool), Reg>,
     /// Static shared memory so far.
     pub shared: usize,
     shared_symbols: HashMap<String, u64>,
@@ -145,21 +147,28 @@ impl<'m> Assembler<'m> {
         Ok(flag)
     }
 
-    /// The register that holds a special register.
-    pub fn special(&mut self, special: Special, line: u32) -> Result<Reg> {
-        if let Some(reg) = self.specials.get(&special) {
+    /// The register that holds a special register, in 64 bits if `wide`.
+    pub fn special(&mut self, special: Special, wide: bool, line: u32) -> Result<Reg> {
+        if let Some(reg) = self.specials.get(&(special, wide)) {
             return Ok(*reg);
         }
-        let reg = self.register(if special.is_predicate() { Type::Pred } else { Type::B32 }, line)?;
-        self.specials.insert(special, reg);
+        let ty = match wide {
+            _ if special.is_predicate() => Type::Pred,
+            true => Type::B64,
+            false => Type::B32,
+        };
+        let reg = self.register(ty, line)?;
+        self.specials.insert((special, wide), reg);
         Ok(reg)
     }
 
     /// Lays out a variable declared in a body (or a formal parameter); returns what its name stands for.
     pub fn variable(&mut self, v: &Variable) -> Result<Symbol> {
         match v.space {
-            Space::Shared => Ok(Symbol::Memory(Space::Shared, place(&mut self.shared, v)?)),
-            Space::Local | Space::Param => Ok(Symbol::Memory(Space::Local, place(&mut self.local, v)?)),
+            Space::Shared => Ok(Symbol::Memory(Space::Shared, place(&mut self.shared, v, MAX_SHARED)?)),
+            Space::Local | Space::Param => {
+                Ok(Symbol::Memory(Space::Local, place(&mut self.local, v, MAX_LOCAL)?))
+            }
             other => {
                 let text = format!(
                     "line {}: variable {} in {other:?} space inside a body is not supported",
@@ -182,7 +191,7 @@ impl<'m> Assembler<'m> {
             return Ok(Some(Symbol::Memory(Space::Shared, *at)));
         }
         if let Some(v) = self.shared_variables.get(name).filter(|v| v.bytes > 0) {
-            let at = place(&mut self.shared, v)?;
+            let at = place(&mut self.shared, v, MAX_SHARED)?;
             self.shared_symbols.insert(name.into(), at);
             return Ok(Some(Symbol::Memory(Space::Shared, at)));
         }
@@ -231,12 +240,12 @@ fn bump(count: &mut u32, line: u32) -> Result<u32> {
 }
 
 /// Puts a variable at the next free place of its alignment.
-fn place(used: &mut usize, v: &Variable) -> Result<u64> {
+fn place(used: &mut usize, v: &Variable, most: usize) -> Result<u64> {
     let at = used.next_multiple_of(v.align.clamp(1, 4096));
-    if v.bytes > MAX_BYTES || at + v.bytes > MAX_BYTES {
+    if v.bytes > most || at + v.bytes > most {
         return Err(Error::new(
             Code::InvalidPtx,
-            format!("line {}: variable {} of {} bytes is too large", v.line, v.name, v.bytes),
+            format!("line {}: variable {} of {} bytes: {most} are possible in all", v.line, v.name, v.bytes),
         ));
     }
     *used = at + v.bytes;

@@ -141,13 +141,13 @@ impl<'a, 'm> Decoder<'a, 'm> {
         self.fail(format!("operand {operand:?} where {wanted} is needed"))
     }
 
-    /// The register that a name stands for, if it is one.
-    fn named(&mut self, name: &str) -> Result<Option<Reg>> {
+    /// The register that a name stands for, if it is one; a special register has 64 bits if `wide`.
+    fn named(&mut self, name: &str, wide: bool) -> Result<Option<Reg>> {
         if let Some(Symbol::Register(reg, _)) = self.asm.lookup(name)? {
             return Ok(Some(reg));
         }
         match Special::parse(name) {
-            Some(special) => Ok(Some(self.asm.special(special, self.inst.line)?)),
+            Some(special) => Ok(Some(self.asm.special(special, wide, self.inst.line)?)),
             None => Ok(None),
         }
     }
@@ -193,7 +193,7 @@ impl<'a, 'm> Decoder<'a, 'm> {
     /// A register source of any file, no immediate.
     pub fn src_reg(&mut self, operand: &Operand) -> Result<Reg> {
         let found = match operand {
-            Operand::Name(name) => self.named(name)?,
+            Operand::Name(name) => self.named(name, false)?,
             _ => None,
         };
         let reg = found.ok_or_else(|| self.mismatch(operand, "a register"))?;
@@ -235,7 +235,7 @@ impl<'a, 'm> Decoder<'a, 'm> {
         let line = self.inst.line;
         let float = self.types().last().is_some_and(|t| t.is_float());
         let reg = match operand {
-            Operand::Name(name) => match self.named(name)? {
+            Operand::Name(name) => match self.named(name, file == 2)? {
                 Some(reg) => reg,
                 None => self.symbol(operand, name, 0, file)?,
             },
@@ -284,7 +284,7 @@ impl<'a, 'm> Decoder<'a, 'm> {
                 Ok(Address { base: Base::None, offset: offset.wrapping_add(*v as i64), space: None })
             }
             Operand::Name(name) => {
-                if let Some(reg) = self.named(name)? {
+                if let Some(reg) = self.named(name, true)? {
                     self.uses.push(reg);
                     let base = match reg {
                         Reg::R(r) => Base::R(r),

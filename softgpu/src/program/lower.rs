@@ -359,7 +359,7 @@ fn finish(function: &Function, mut asm: Assembler<'_>, params: Vec<Param>, param
             .map(|(reg, offset)| (*reg, (static_shared as u64).wrapping_add_signed(*offset))),
     );
     constants.sort_by_key(|(reg, _)| encode(*reg));
-    let mut specials: Vec<_> = asm.specials.iter().map(|(special, reg)| (*reg, *special)).collect();
+    let mut specials: Vec<_> = asm.specials.iter().map(|((special, _), reg)| (*reg, *special)).collect();
     specials.sort_by_key(|(reg, _)| encode(*reg));
     let max = function.max_threads.or(function.required_threads);
     Kernel {

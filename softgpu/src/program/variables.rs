@@ -40,10 +40,9 @@ pub fn load(
                 let address = memory.allocate(v.bytes.max(1))?;
                 program.variables.push((v.name.clone(), address, v.bytes));
                 variables.globals.insert(v.name.clone(), Symbol::Memory(v.space, address));
-                memory.write(address, &vec![0; v.bytes])?;
-                if v.space == Space::Const {
-                    memory.find(address, 1)?.constant.store(true, Relaxed);
-                }
+                let allocation = memory.find(address, 1)?;
+                allocation.clear();
+                allocation.constant.store(v.space == Space::Const, Relaxed);
             }
             other => {
                 let text = format!(

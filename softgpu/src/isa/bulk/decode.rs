@@ -11,7 +11,7 @@ use crate::machine::bulk::{Load, Reduction, Segment, Store};
 use crate::machine::registers::{R, Reg, lanes};
 use crate::machine::step::{Execution, Fault, Flow, SHARED_BASE, Step};
 use crate::program::decoder::{Address, Decoder};
-use crate::ptx::ast::{Operand, Space};
+use crate::ptx::ast::{Operand, Space, Type};
 use crate::sanitizer::clock::Released;
 use crate::sanitizer::report::Kind;
 
@@ -68,11 +68,24 @@ fn reduction(d: &Decoder<'_, '_>) -> Result<Option<Reduction>> {
         return Ok(None);
     }
     if d.has("tensor") {
-        // The type is that of the tensor map, which is known when it runs.
-        return Err(d.unsupported());
+        return Ok(None);
     }
     let ty = d.ty()?;
     Ok(Some(Reduction { bytes: ty.bytes(), update: crate::isa::atomic::update(d, ty)? }))
+}
+
+/// The operation of `cp.reduce` on a tensor, for every data type of tensor maps: which it is, the map tells when it
+/// runs.
+fn tensor_reductions(d: &Decoder<'_, '_>) -> Option<[Option<Reduction>; 13]> {
+    use Type::*;
+    let types = [U8, U16, U32, S32, U64, S64, F16, F32, F64, Bf16, F32, Tf32, Tf32];
+    let reduces = d.has("tensor") && d.inst.modifiers.first().is_some_and(|m| m == "reduce");
+    reduces.then(|| {
+        types.map(|ty| {
+            let update = crate::isa::atomic::update(d, ty).ok()?;
+            Some(Reduction { bytes: ty.bytes(), update })
+        })
+    })
 }
 
 fn prefetch(d: &mut Decoder<'_, '_>) -> Result<Code> {
@@ -95,13 +108,14 @@ enum Side {
 }
 
 impl Side {
-    /// The segments of a copy whose other side is at `shared`.
+    /// The segments of a copy whose other side is at `shared`, the data type of the tensor map, and the size of an
+    /// element if what lies outside becomes NaN.
     fn segments(
         &self,
         s: &mut Step<'_>,
         lane: usize,
         shared: usize,
-    ) -> std::result::Result<(Vec<Segment>, Option<usize>), Fault> {
+    ) -> std::result::Result<(Vec<Segment>, usize, Option<usize>), Fault> {
         match self {
             Side::Linear(address, space, bytes) => {
                 let bytes = s.warp.registers.r[bytes.0 as usize][lane] as usize;
@@ -116,7 +130,7 @@ impl Side {
                         format!("bulk copy of {bytes} bytes between {at:#x} and {shared:#x} of shared memory: all must be multiples of 16")
                     }));
                 }
-                Ok((vec![Segment { shared, memory: Some(at), bytes }], None))
+                Ok((vec![Segment { shared, memory: Some(at), bytes }], 0, None))
             }
             Side::Tensor(coordinates) => {
                 let Region { map, corner } = coordinates.read(s, lane)?;
@@ -126,7 +140,7 @@ impl Side {
                     }));
                 }
                 let nan = (map.fill != 0).then(|| map.element_bytes() as usize);
-                Ok((super::tensor::segments(&map, &corner, shared), nan))
+                Ok((super::tensor::segments(&map, &corner, shared), usize::from(map.data_type), nan))
             }
         }
     }
@@ -155,7 +169,7 @@ fn load(d: &mut Decoder<'_, '_>, from: Space, reduction: Option<Reduction>) -> R
         for lane in lanes(mask) {
             let (block, shared) = to.locate(s, lane, Manner::weak(16))?;
             let (home, offset) = mbarrier.locate(s, lane, Manner::weak(8))?;
-            let (segments, nan) = side.segments(s, lane, shared)?;
+            let (segments, _, nan) = side.segments(s, lane, shared)?;
             if home != block {
                 return Err(s.fault(Kind::Illegal, lane, || {
                     format!("a copy into the block of rank {block}, its mbarrier in that of rank {home}")
@@ -207,6 +221,7 @@ fn store(d: &mut Decoder<'_, '_>, reduction: Option<Reduction>) -> Result<Code> 
         let address = d.address(d.operand(0)?)?;
         Side::Linear(address, Space::Global, d.src_r(d.operand(2)?)?)
     };
+    let by_type = tensor_reductions(d);
     let from = d.address(d.operand(1)?)?;
     if hint == 1 {
         d.src_d(d.operand(all - 1)?)?;
@@ -222,7 +237,20 @@ fn store(d: &mut Decoder<'_, '_>, reduction: Option<Reduction>) -> Result<Code> 
                     "a bulk copy to global memory reads the shared memory of the own block only".into()
                 }));
             }
-            let (segments, _) = side.segments(s, lane, shared)?;
+            let (segments, data_type, _) = side.segments(s, lane, shared)?;
+            let reduction = match &by_type {
+                None => reduction,
+                Some(table) => match table.get(data_type).copied().flatten() {
+                    None => {
+                        return Err(s.fault(Kind::Illegal, lane, || {
+                            format!(
+                                "this reduction of data type {data_type} of a tensor map is not supported"
+                            )
+                        }));
+                    }
+                    some => some,
+                },
+            };
             for segment in &segments {
                 let manner = Manner { bytes: segment.bytes, align: 1, strong: false };
                 s.place(Space::Shared, segment.shared as u64, lane, manner)?;

@@ -1,0 +1,394 @@
+//! Strided views; the only place with pointer arithmetic on them.
+//!
+//! A view has a const rank, its element type, a shape and strides in elements. The last dimension is always
+//! contiguous (stride 1), so a row is a slice; the others may have any stride that keeps rows apart. It knows where
+//! its memory is: only views of host memory give slices.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::error::{Result, ensure};
+use crate::place::Place;
+
+fn contiguous<const N: usize>(shape: [usize; N]) -> [usize; N] {
+    let mut strides = [1usize; N];
+    for i in (0..N.saturating_sub(1)).rev() {
+        // Only the strides of an empty tensor, which are never used, can overflow.
+        strides[i] = strides[i + 1].saturating_mul(shape[i + 1]);
+    }
+    strides
+}
+
+/// One past the largest offset a view reaches.
+fn extent<const N: usize>(shape: [usize; N], strides: [usize; N]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    shape.iter().zip(strides).map(|(&n, s)| (n - 1).saturating_mul(s)).fold(1, usize::saturating_add)
+}
+
+/// A read-only strided view of rank `N`.
+#[derive(Debug)]
+pub struct View<'a, T, const N: usize> {
+    ptr: *const T,
+    shape: [usize; N],
+    strides: [usize; N],
+    place: Place,
+    life: PhantomData<&'a [T]>,
+}
+
+/// A writable strided view of rank `N`; its rows never overlap.
+#[derive(Debug)]
+pub struct ViewMut<'a, T, const N: usize> {
+    ptr: *mut T,
+    shape: [usize; N],
+    strides: [usize; N],
+    place: Place,
+    life: PhantomData<&'a mut [T]>,
+}
+
+impl<T, const N: usize> Clone for View<'_, T, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T, const N: usize> Copy for View<'_, T, N> {}
+
+// SAFETY: a `View` is a `&[T]` with a shape: shared reads only.
+unsafe impl<T: Sync, const N: usize> Send for View<'_, T, N> {}
+// SAFETY: as above.
+unsafe impl<T: Sync, const N: usize> Sync for View<'_, T, N> {}
+// SAFETY: a `ViewMut` is a `&mut [T]` with a shape: it owns the access to its elements for 'a.
+unsafe impl<T: Send, const N: usize> Send for ViewMut<'_, T, N> {}
+// SAFETY: a shared `&ViewMut` only gives shared reads.
+unsafe impl<T: Sync, const N: usize> Sync for ViewMut<'_, T, N> {}
+
+impl<'a, T, const N: usize> View<'a, T, N> {
+    /// A contiguous row-major view of `data`; errors if the shape has another number of elements.
+    pub fn new(data: &'a [T], shape: [usize; N]) -> Result<Self> {
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        ensure!("View", elements == Some(data.len()), shape = shape, len = data.len());
+        Self::strided(data, shape, contiguous(shape))
+    }
+
+    /// A view with explicit strides in elements; the last must be 1 and the reach must lie inside `data`.
+    pub fn strided(data: &'a [T], shape: [usize; N], strides: [usize; N]) -> Result<Self> {
+        ensure!("View", strides[N - 1] == 1, strides = strides);
+        ensure!(
+            "View",
+            extent(shape, strides) <= data.len(),
+            shape = shape,
+            strides = strides,
+            len = data.len()
+        );
+        Ok(View { ptr: data.as_ptr(), shape, strides, place: Place::Host, life: PhantomData })
+    }
+
+    /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
+    pub(crate) fn front(data: &'a [T], shape: [usize; N]) -> Self {
+        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        let (strides, place) = (contiguous(shape), Place::Host);
+        View { ptr: data.as_ptr(), shape, strides, place, life: PhantomData }
+    }
+
+    /// Number of elements along each dimension.
+    pub fn shape(&self) -> [usize; N] {
+        self.shape
+    }
+
+    /// Number of elements along dimension `i`.
+    pub fn dim(&self, i: usize) -> usize {
+        self.shape[i]
+    }
+
+    /// Distance in elements between neighbours along each dimension.
+    pub fn strides(&self) -> [usize; N] {
+        self.strides
+    }
+
+    /// Where the elements are.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
+    /// Address of the first element on its device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn address(&self) -> u64 {
+        self.ptr.addr() as u64
+    }
+
+    /// A view of device memory; the rules of [`View::strided`].
+    ///
+    /// # Safety
+    /// `len` elements at `address` are in the memory of device `ordinal` and stay there, unwritten, for 'a.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        strides: [usize; N],
+        ordinal: u32,
+    ) -> Result<Self> {
+        ensure!("View", strides[N - 1] == 1, strides = strides);
+        ensure!("View", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+        let ptr = std::ptr::without_provenance(address as usize);
+        Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
+    /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
+    pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.shape[axis]);
+        self.shape[axis] = range.len();
+        if !self.shape.contains(&0) {
+            // SAFETY: the start of a non-empty range is inside the view.
+            self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
+        }
+        self
+    }
+
+    /// True if the elements lie without gaps in row-major order.
+    pub fn is_contiguous(&self) -> bool {
+        self.strides == contiguous(self.shape) || self.shape.contains(&0)
+    }
+}
+
+impl<'a, T, const N: usize> ViewMut<'a, T, N> {
+    /// A contiguous row-major view of `data`; errors if the shape has another number of elements.
+    pub fn new(data: &'a mut [T], shape: [usize; N]) -> Result<Self> {
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        ensure!("ViewMut", elements == Some(data.len()), shape = shape, len = data.len());
+        Self::strided(data, shape, contiguous(shape))
+    }
+
+    /// A view with explicit strides in elements: the last must be 1, the reach must lie inside `data`, and
+    /// each stride must step over everything the dimensions after it cover.
+    pub fn strided(data: &'a mut [T], shape: [usize; N], strides: [usize; N]) -> Result<Self> {
+        ensure!("ViewMut", strides[N - 1] == 1, strides = strides);
+        ensure!(
+            "ViewMut",
+            extent(shape, strides) <= data.len(),
+            shape = shape,
+            strides = strides,
+            len = data.len()
+        );
+        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
+        ensure!("ViewMut", apart, shape = shape, strides = strides);
+        Ok(ViewMut { ptr: data.as_mut_ptr(), shape, strides, place: Place::Host, life: PhantomData })
+    }
+
+    /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
+    pub(crate) fn front(data: &'a mut [T], shape: [usize; N]) -> Self {
+        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        let (strides, place) = (contiguous(shape), Place::Host);
+        ViewMut { ptr: data.as_mut_ptr(), shape, strides, place, life: PhantomData }
+    }
+
+    /// Number of elements along each dimension.
+    pub fn shape(&self) -> [usize; N] {
+        self.shape
+    }
+
+    /// Number of elements along dimension `i`.
+    pub fn dim(&self, i: usize) -> usize {
+        self.shape[i]
+    }
+
+    /// Distance in elements between neighbours along each dimension.
+    pub fn strides(&self) -> [usize; N] {
+        self.strides
+    }
+
+    /// Where the elements are.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
+    }
+
+    /// Address of the first element on its device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn address(&self) -> u64 {
+        self.ptr.addr() as u64
+    }
+
+    /// A view of device memory to write; the rules of [`ViewMut::strided`].
+    ///
+    /// # Safety
+    /// `len` elements at `address` are in the memory of device `ordinal` and belong to the view for 'a.
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        strides: [usize; N],
+        ordinal: u32,
+    ) -> Result<Self> {
+        ensure!("ViewMut", strides[N - 1] == 1, strides = strides);
+        ensure!("ViewMut", extent(shape, strides) <= len, shape = shape, strides = strides, len = len);
+        let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
+        ensure!("ViewMut", apart, shape = shape, strides = strides);
+        let ptr = std::ptr::without_provenance_mut(address as usize);
+        Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
+    /// The same elements, to read.
+    pub fn as_view(&self) -> View<'_, T, N> {
+        View { ptr: self.ptr, shape: self.shape, strides: self.strides, place: self.place, life: PhantomData }
+    }
+
+    /// A view for a shorter time, so that this one can be used again afterwards.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T, N> {
+        ViewMut {
+            ptr: self.ptr,
+            shape: self.shape,
+            strides: self.strides,
+            place: self.place,
+            life: PhantomData,
+        }
+    }
+
+    /// The parts before and from index `at` along dimension `axis`. Panics if `at` lies outside.
+    pub(crate) fn split(self, axis: usize, at: usize) -> (Self, Self) {
+        assert!(at <= self.shape[axis]);
+        let (mut head, mut tail) = (self.shape, self.shape);
+        head[axis] = at;
+        tail[axis] -= at;
+        let first = ViewMut {
+            ptr: self.ptr,
+            shape: head,
+            strides: self.strides,
+            place: self.place,
+            life: PhantomData,
+        };
+        // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
+        // parts share no element: they have no common index along `axis`, and strides keep indices apart.
+        let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
+        (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
+    }
+
+    /// Cuts along dimension `axis` at ascending `bounds` (`bounds[0] = 0`, the last = the size).
+    pub(crate) fn cut(self, axis: usize, bounds: &[usize]) -> Vec<Self> {
+        let mut parts = Vec::with_capacity(bounds.len().saturating_sub(1));
+        let mut rest = self;
+        for pair in bounds.windows(2) {
+            let (part, tail) = rest.split(axis, pair[1] - pair[0]);
+            parts.push(part);
+            rest = tail;
+        }
+        parts
+    }
+
+    /// The part with index `range` along dimension `axis`. Panics if it lies outside.
+    pub(crate) fn narrow(self, axis: usize, range: Range<usize>) -> Self {
+        self.split(axis, range.end).0.split(axis, range.start).1
+    }
+}
+
+impl<'a, T> View<'a, T, 1> {
+    /// The elements.
+    pub(crate) fn as_slice(&self) -> &'a [T] {
+        // SAFETY: stride 1 and the reach were checked when the view was made.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.shape[0]) }
+    }
+}
+
+impl<T> ViewMut<'_, T, 1> {
+    /// The elements.
+    pub(crate) fn as_slice_mut(&mut self) -> &mut [T] {
+        // SAFETY: stride 1 and the reach were checked when the view was made; `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.shape[0]) }
+    }
+}
+
+impl<'a, T> View<'a, T, 2> {
+    /// Row `i`.
+    pub(crate) fn row(&self, i: usize) -> &'a [T] {
+        assert!(i < self.shape[0]);
+        // SAFETY: row `i` lies inside the reach that was checked when the view was made.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.strides[0]), self.shape[1]) }
+    }
+}
+
+impl<T> ViewMut<'_, T, 2> {
+    /// Row `i`, to write.
+    pub(crate) fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.shape[0]);
+        // SAFETY: row `i` lies inside the reach that was checked; `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.strides[0]), self.shape[1]) }
+    }
+}
+
+impl<'a, T> View<'a, T, 3> {
+    /// The matrix at index `i` of the first dimension.
+    pub(crate) fn matrix(&self, i: usize) -> View<'a, T, 2> {
+        let part = self.narrow(0, i..i + 1);
+        View {
+            ptr: part.ptr,
+            shape: [self.shape[1], self.shape[2]],
+            strides: [self.strides[1], 1],
+            place: part.place,
+            life: PhantomData,
+        }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 3> {
+    /// The only matrix of a view whose first dimension is 1. Panics otherwise: for internal use.
+    pub(crate) fn into_matrix(self) -> ViewMut<'a, T, 2> {
+        assert_eq!(self.shape[0], 1);
+        let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
+        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+
+    /// The matrices along the first dimension.
+    pub(crate) fn into_matrices(self) -> Vec<ViewMut<'a, T, 2>> {
+        let bounds: Vec<usize> = (0..=self.shape[0]).collect();
+        let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
+        let part =
+            |p: ViewMut<'a, T, 3>| ViewMut { ptr: p.ptr, shape, strides, place: p.place, life: PhantomData };
+        self.cut(0, &bounds).into_iter().map(part).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_and_reach_are_checked() {
+        let mut data = [0f32; 10];
+        assert!(View::new(&data, [2, 5]).is_ok());
+        assert!(View::new(&data, [3, 3]).is_err());
+        assert!(View::new(&data, [usize::MAX, 2]).is_err());
+        assert!(View::<f32, 3>::new(&[], [0, usize::MAX, 2]).is_ok());
+        assert!(ViewMut::<f32, 3>::new(&mut [], [0, usize::MAX, 2]).is_ok());
+        assert!(View::strided(&data, [2, 4], [6, 1]).is_ok());
+        assert!(View::strided(&data, [2, 5], [6, 1]).is_err());
+        assert!(View::strided(&data, [2, 2], [1, 2]).is_err());
+        assert!(View::strided(&data, [2, 4], [usize::MAX, 1]).is_err());
+        // Reading overlapping rows is fine, writing them is not.
+        assert!(View::strided(&data, [3, 4], [2, 1]).is_ok());
+        assert!(ViewMut::strided(&mut data, [3, 4], [2, 1]).is_err());
+        assert!(ViewMut::strided(&mut data, [0, 4], [4, 1]).is_ok());
+    }
+
+    #[test]
+    fn cuts_are_disjoint_and_complete() {
+        let mut data: Vec<u32> = vec![0; 24];
+        let view = ViewMut::strided(&mut data, [4, 5], [6, 1]).unwrap();
+        for (i, part) in view.cut(0, &[0, 1, 1, 4]).into_iter().enumerate() {
+            for (j, mut strip) in part.cut(1, &[0, 2, 5]).into_iter().enumerate() {
+                for r in 0..strip.dim(0) {
+                    strip.row_mut(r).iter_mut().for_each(|x| *x += 1 + (10 * i + j) as u32);
+                }
+            }
+        }
+        let want =
+            [[1, 1, 2, 2, 2, 0], [21, 21, 22, 22, 22, 0], [21, 21, 22, 22, 22, 0], [21, 21, 22, 22, 22, 0]];
+        assert_eq!(data, want.concat());
+    }
+}
