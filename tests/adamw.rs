@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, same_bits_on_any_threads,
+};
 use trimoe::ops::AdamW;
-use trimoe::{Elem, Result, ViewMut, bf16, f16};
+use trimoe::{Device, Elem, Result, ViewMut, bf16, f16};
 
 /// The tensors of a step; the norm is given, not computed.
 struct State {
@@ -28,12 +30,18 @@ impl State {
         }
     }
 
-    fn op<'a, T>(&'a mut self, step: u64, max_norm: f32, stored: Option<ViewMut<'a, T, 1>>) -> AdamW<'a, T> {
+    fn op<'a, T>(
+        &'a mut self,
+        device: &Device,
+        step: u64,
+        max_norm: f32,
+        stored: Option<ViewMut<'a, T, 1>>,
+    ) -> AdamW<'a, T> {
         AdamW {
-            weight: self.weight.view_mut(),
-            grad: self.grad.view(),
-            m: self.m.view_mut(),
-            v: self.v.view_mut(),
+            weight: self.weight.view_mut_on(device),
+            grad: self.grad.view_on(device),
+            m: self.m.view_mut_on(device),
+            v: self.v.view_mut_on(device),
             stored,
             lr: 0.01,
             beta1: 0.9,
@@ -41,7 +49,7 @@ impl State {
             eps: 1e-8,
             weight_decay: 0.1,
             step,
-            norm: self.norm.view(),
+            norm: self.norm.view_on(device),
             max_norm,
         }
     }
@@ -73,11 +81,11 @@ impl State {
 }
 
 fn run_case<T: Elem>(len: usize, step: u64, norm: f32, max_norm: f32) {
-    for device in devices() {
+    for device in all_devices() {
         let mut state = State::random(len, norm);
         let want = state.oracle(step, max_norm as f64);
         let mut stored = Guarded::<T, 1>::nan([len]);
-        device.run(state.op(step, max_norm, Some(stored.view_mut()))).unwrap();
+        device.run(state.op(&device, step, max_norm, Some(stored.view_mut_on(&device)))).unwrap();
         for ((name, got), want) in ["weight", "m", "v"].into_iter().zip(state.values()).zip(&want) {
             assert_within::<f32>(&format!("{name} len {len} step {step}"), &got, want);
         }
@@ -99,13 +107,14 @@ fn steps_of_every_size() {
 
 #[test]
 fn a_norm_that_is_not_finite_changes_nothing() {
-    for norm in [f32::NAN, f32::INFINITY] {
+    let bad = [f32::NAN, f32::INFINITY];
+    for (device, norm) in all_devices().iter().flat_map(|d| bad.map(|norm| (d, norm))) {
         let mut state = State::random(100, norm);
         let before = state.values();
         let mut stored = Guarded::<bf16, 1>::of(&[3.0; 100], [100]);
-        devices()[0].run(state.op(1, f32::INFINITY, Some(stored.view_mut()))).unwrap();
+        device.run(state.op(device, 1, f32::INFINITY, Some(stored.view_mut_on(device)))).unwrap();
         assert_eq!(state.values(), before);
-        assert_eq!(stored.values(), [3.0; 100]);
+        assert_eq!(stored.written(), [3.0; 100]);
     }
 }
 
@@ -113,7 +122,7 @@ fn a_norm_that_is_not_finite_changes_nothing() {
 fn the_same_on_any_threads() {
     same_bits_on_any_threads(|device| {
         let mut state = State::random(100_000, 2.0);
-        device.run(state.op(3, 1.0, None::<ViewMut<'_, f32, 1>>)).unwrap();
+        device.run(state.op(device, 3, 1.0, None::<ViewMut<'_, f32, 1>>)).unwrap();
         state.values().map(|v| v.into_iter().map(f64::to_bits).collect::<Vec<_>>())
     });
 }
@@ -123,7 +132,7 @@ fn every_rule_is_checked() {
     let device = &devices()[0];
     let run = |change: &mut dyn FnMut(&mut AdamW<'_, bf16>)| -> Result<()> {
         let mut state = State::random(4, 1.0);
-        let mut op = state.op(1, 1.0, None);
+        let mut op = state.op(device, 1, 1.0, None);
         change(&mut op);
         device.run(op)
     };
@@ -132,17 +141,20 @@ fn every_rule_is_checked() {
     let [mut other_m, mut other_v] = [(); 2].map(|()| Guarded::<f32, 1>::nan([3]));
     let mut other_stored = Guarded::<bf16, 1>::nan([3]);
     let mut state = State::random(4, 1.0);
-    let mut op = state.op(1, 1.0, None::<ViewMut<'_, bf16, 1>>);
+    let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
     op.grad = three.grad.view();
     assert_breaks(device.run(op), "self.grad.shape() == len");
-    let mut op = state.op(1, 1.0, None::<ViewMut<'_, bf16, 1>>);
+    let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
     op.m = other_m.view_mut();
     assert_breaks(device.run(op), "self.m.shape() == len");
-    let mut op = state.op(1, 1.0, None::<ViewMut<'_, bf16, 1>>);
+    let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
     op.v = other_v.view_mut();
     assert_breaks(device.run(op), "self.v.shape() == len");
-    assert_breaks(device.run(state.op(1, 1.0, Some(other_stored.view_mut()))), "stored.shape() == len");
-    let mut op = state.op(1, 1.0, None::<ViewMut<'_, bf16, 1>>);
+    assert_breaks(
+        device.run(state.op(device, 1, 1.0, Some(other_stored.view_mut()))),
+        "stored.shape() == len",
+    );
+    let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
     op.norm = three.grad.view();
     assert_breaks(device.run(op), "self.norm.shape() == [1]");
     assert_breaks(run(&mut |op| op.lr = f32::NAN), "self.lr.is_finite()");

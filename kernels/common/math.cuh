@@ -4,6 +4,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
 
 #include "common/abi.h"
 
@@ -61,12 +64,16 @@ __device__ T rounded(float x) {
     }
 }
 
-/// `N` neighbours in memory: one, or 16 bytes that move in one instruction.
+/// `N` neighbours in memory: one, or 16 (or 8) bytes that move in one instruction.
 template <class T, int N>
 struct Vec {
-    static_assert(N == 1 || N * sizeof(T) == 16, "one element or 16 bytes");
+    static_assert(N == 1 || N * sizeof(T) == 8 || N * sizeof(T) == 16, "one element, 8 or 16 bytes");
     T at[N];
 };
+
+/// What the registers of a vector of so many bytes are.
+template <int BYTES>
+using Raw = std::conditional_t<BYTES == 16, uint4, uint2>;
 
 /// Elements of `T` in 16 bytes.
 template <class T>
@@ -78,8 +85,8 @@ __device__ Vec<T, N> load(const T* from) {
     if constexpr (N == 1) {
         v.at[0] = *from;
     } else {
-        const uint4 raw = *reinterpret_cast<const uint4*>(from);
-        memcpy(&v, &raw, sizeof(raw));
+        const auto raw = *reinterpret_cast<const Raw<sizeof(v)>*>(from);
+        memcpy(&v, &raw, sizeof(v));
     }
     return v;
 }
@@ -89,9 +96,9 @@ __device__ void store(T* to, const Vec<T, N>& v) {
     if constexpr (N == 1) {
         *to = v.at[0];
     } else {
-        uint4 raw;
-        memcpy(&raw, &v, sizeof(raw));
-        *reinterpret_cast<uint4*>(to) = raw;
+        Raw<sizeof(v)> raw;
+        memcpy(&raw, &v, sizeof(v));
+        *reinterpret_cast<Raw<sizeof(v)>*>(to) = raw;
     }
 }
 

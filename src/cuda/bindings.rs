@@ -23,6 +23,55 @@ const _: () = {
     ["Offset of field: RowTile::columns"][::core::mem::offset_of!(RowTile, columns) - 8usize];
     ["Offset of field: RowTile::unused"][::core::mem::offset_of!(RowTile, unused) - 12usize];
 };
+#[doc = " Parameters of `moe_adamw_*`, whose variant is the dtype of `stored`; launched by the tile `moe_adamw_launch` over\n one row of `len` columns."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AdamWParams {
+    #[doc = " [len], f32"]
+    pub weight: u64,
+    #[doc = " [len], f32, before clipping"]
+    pub grad: u64,
+    #[doc = " [len], f32"]
+    pub m: u64,
+    #[doc = " [len], f32"]
+    pub v: u64,
+    #[doc = " [len]: a copy of the weights; 0 means none"]
+    pub stored: u64,
+    #[doc = " [1], f32"]
+    pub norm: u64,
+    pub len: u64,
+    pub max_norm: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    #[doc = " 1 - lr weight_decay"]
+    pub decay: f32,
+    #[doc = " lr / (1 - beta1^step), divided in f64"]
+    pub rate: f32,
+    #[doc = " 1 / (1 - beta2^step), divided in f64"]
+    pub scale2: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 88usize];
+    ["Alignment of AdamWParams"][::core::mem::align_of::<AdamWParams>() - 8usize];
+    ["Offset of field: AdamWParams::weight"][::core::mem::offset_of!(AdamWParams, weight) - 0usize];
+    ["Offset of field: AdamWParams::grad"][::core::mem::offset_of!(AdamWParams, grad) - 8usize];
+    ["Offset of field: AdamWParams::m"][::core::mem::offset_of!(AdamWParams, m) - 16usize];
+    ["Offset of field: AdamWParams::v"][::core::mem::offset_of!(AdamWParams, v) - 24usize];
+    ["Offset of field: AdamWParams::stored"][::core::mem::offset_of!(AdamWParams, stored) - 32usize];
+    ["Offset of field: AdamWParams::norm"][::core::mem::offset_of!(AdamWParams, norm) - 40usize];
+    ["Offset of field: AdamWParams::len"][::core::mem::offset_of!(AdamWParams, len) - 48usize];
+    ["Offset of field: AdamWParams::max_norm"][::core::mem::offset_of!(AdamWParams, max_norm) - 56usize];
+    ["Offset of field: AdamWParams::beta1"][::core::mem::offset_of!(AdamWParams, beta1) - 60usize];
+    ["Offset of field: AdamWParams::beta2"][::core::mem::offset_of!(AdamWParams, beta2) - 64usize];
+    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 68usize];
+    ["Offset of field: AdamWParams::decay"][::core::mem::offset_of!(AdamWParams, decay) - 72usize];
+    ["Offset of field: AdamWParams::rate"][::core::mem::offset_of!(AdamWParams, rate) - 76usize];
+    ["Offset of field: AdamWParams::scale2"][::core::mem::offset_of!(AdamWParams, scale2) - 80usize];
+    ["Offset of field: AdamWParams::unused"][::core::mem::offset_of!(AdamWParams, unused) - 84usize];
+};
 #[doc = " Parameters of `moe_add_*`; launched by the tile `moe_add_launch` over `rows` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -70,6 +119,158 @@ const _: () = {
     ["Offset of field: CopyParams::y_stride"][::core::mem::offset_of!(CopyParams, y_stride) - 24usize];
     ["Offset of field: CopyParams::rows"][::core::mem::offset_of!(CopyParams, rows) - 32usize];
     ["Offset of field: CopyParams::hidden"][::core::mem::offset_of!(CopyParams, hidden) - 36usize];
+};
+#[doc = " loss[p] = -ln softmax(logits[p])[targets[p]], and, with `gradient`,\n logits[p] <- scale (softmax(logits[p]) - onehot(targets[p])). A target that is not below `vocab` gives NaN. Parameters\n of `moe_cross_entropy_*`; launched by the tile `moe_cross_entropy_launch` over `rows`, below 2^31."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CrossEntropyParams {
+    #[doc = " [rows, vocab]: logits; their gradient on return if `gradient` is 1"]
+    pub logits: u64,
+    #[doc = " [rows], u32"]
+    pub targets: u64,
+    #[doc = " [rows], f32, in nats, not scaled"]
+    pub loss: u64,
+    pub logits_stride: u64,
+    pub rows: u32,
+    pub vocab: u32,
+    #[doc = " Weight of every row in the gradient"]
+    pub scale: f32,
+    #[doc = " 1: replace the logits by their gradient; 0: leave them"]
+    pub gradient: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CrossEntropyParams"][::core::mem::size_of::<CrossEntropyParams>() - 48usize];
+    ["Alignment of CrossEntropyParams"][::core::mem::align_of::<CrossEntropyParams>() - 8usize];
+    ["Offset of field: CrossEntropyParams::logits"]
+        [::core::mem::offset_of!(CrossEntropyParams, logits) - 0usize];
+    ["Offset of field: CrossEntropyParams::targets"]
+        [::core::mem::offset_of!(CrossEntropyParams, targets) - 8usize];
+    ["Offset of field: CrossEntropyParams::loss"]
+        [::core::mem::offset_of!(CrossEntropyParams, loss) - 16usize];
+    ["Offset of field: CrossEntropyParams::logits_stride"]
+        [::core::mem::offset_of!(CrossEntropyParams, logits_stride) - 24usize];
+    ["Offset of field: CrossEntropyParams::rows"]
+        [::core::mem::offset_of!(CrossEntropyParams, rows) - 32usize];
+    ["Offset of field: CrossEntropyParams::vocab"]
+        [::core::mem::offset_of!(CrossEntropyParams, vocab) - 36usize];
+    ["Offset of field: CrossEntropyParams::scale"]
+        [::core::mem::offset_of!(CrossEntropyParams, scale) - 40usize];
+    ["Offset of field: CrossEntropyParams::gradient"]
+        [::core::mem::offset_of!(CrossEntropyParams, gradient) - 44usize];
+};
+#[doc = " y[p] = scale table[ids[p]]; a row whose id is not below `vocab` becomes NaN. Parameters of `moe_embedding_*`;\n launched by the tile `moe_embedding_launch` over `rows` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct EmbeddingParams {
+    #[doc = " [rows], u32"]
+    pub ids: u64,
+    #[doc = " [vocab, hidden]"]
+    pub table: u64,
+    #[doc = " [rows, hidden]"]
+    pub y: u64,
+    pub table_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+    pub vocab: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EmbeddingParams"][::core::mem::size_of::<EmbeddingParams>() - 56usize];
+    ["Alignment of EmbeddingParams"][::core::mem::align_of::<EmbeddingParams>() - 8usize];
+    ["Offset of field: EmbeddingParams::ids"][::core::mem::offset_of!(EmbeddingParams, ids) - 0usize];
+    ["Offset of field: EmbeddingParams::table"][::core::mem::offset_of!(EmbeddingParams, table) - 8usize];
+    ["Offset of field: EmbeddingParams::y"][::core::mem::offset_of!(EmbeddingParams, y) - 16usize];
+    ["Offset of field: EmbeddingParams::table_stride"]
+        [::core::mem::offset_of!(EmbeddingParams, table_stride) - 24usize];
+    ["Offset of field: EmbeddingParams::y_stride"]
+        [::core::mem::offset_of!(EmbeddingParams, y_stride) - 32usize];
+    ["Offset of field: EmbeddingParams::rows"][::core::mem::offset_of!(EmbeddingParams, rows) - 40usize];
+    ["Offset of field: EmbeddingParams::hidden"][::core::mem::offset_of!(EmbeddingParams, hidden) - 44usize];
+    ["Offset of field: EmbeddingParams::vocab"][::core::mem::offset_of!(EmbeddingParams, vocab) - 48usize];
+    ["Offset of field: EmbeddingParams::scale"][::core::mem::offset_of!(EmbeddingParams, scale) - 52usize];
+};
+#[doc = " dtable[ids[p]] += scale dy[p], in row order; rows whose id is not below `vocab` are left out. Parameters of\n `moe_embedding_backward_*`; launched by the tile `moe_embedding_backward_launch` over `rows`, below 2^31, and\n `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct EmbeddingBackwardParams {
+    #[doc = " [rows], u32"]
+    pub ids: u64,
+    #[doc = " [rows, hidden]"]
+    pub dy: u64,
+    #[doc = " [vocab, hidden], f32"]
+    pub dtable: u64,
+    pub dy_stride: u64,
+    pub dtable_stride: u64,
+    pub rows: u32,
+    pub hidden: u32,
+    pub vocab: u32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EmbeddingBackwardParams"][::core::mem::size_of::<EmbeddingBackwardParams>() - 56usize];
+    ["Alignment of EmbeddingBackwardParams"][::core::mem::align_of::<EmbeddingBackwardParams>() - 8usize];
+    ["Offset of field: EmbeddingBackwardParams::ids"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, ids) - 0usize];
+    ["Offset of field: EmbeddingBackwardParams::dy"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, dy) - 8usize];
+    ["Offset of field: EmbeddingBackwardParams::dtable"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, dtable) - 16usize];
+    ["Offset of field: EmbeddingBackwardParams::dy_stride"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, dy_stride) - 24usize];
+    ["Offset of field: EmbeddingBackwardParams::dtable_stride"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, dtable_stride) - 32usize];
+    ["Offset of field: EmbeddingBackwardParams::rows"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, rows) - 40usize];
+    ["Offset of field: EmbeddingBackwardParams::hidden"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, hidden) - 44usize];
+    ["Offset of field: EmbeddingBackwardParams::vocab"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, vocab) - 48usize];
+    ["Offset of field: EmbeddingBackwardParams::scale"]
+        [::core::mem::offset_of!(EmbeddingBackwardParams, scale) - 52usize];
+};
+#[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched with ceil(len / tile.columns) blocks along x of the tile `moe_global_norm_launch`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GlobalNormParams {
+    #[doc = " [len], f32"]
+    pub grad: u64,
+    #[doc = " [ceil(len / tile.columns)], f64: this tensor's part of the workspace"]
+    pub partial: u64,
+    pub len: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GlobalNormParams"][::core::mem::size_of::<GlobalNormParams>() - 24usize];
+    ["Alignment of GlobalNormParams"][::core::mem::align_of::<GlobalNormParams>() - 8usize];
+    ["Offset of field: GlobalNormParams::grad"][::core::mem::offset_of!(GlobalNormParams, grad) - 0usize];
+    ["Offset of field: GlobalNormParams::partial"]
+        [::core::mem::offset_of!(GlobalNormParams, partial) - 8usize];
+    ["Offset of field: GlobalNormParams::len"][::core::mem::offset_of!(GlobalNormParams, len) - 16usize];
+};
+#[doc = " norm = sqrt(sum of partial). Parameters of `moe_global_norm_root`, also without tensors; launched with one block of\n the tile `moe_global_norm_root_launch`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GlobalNormRootParams {
+    #[doc = " [partials], f64: of all tensors"]
+    pub partial: u64,
+    #[doc = " [1], f32"]
+    pub norm: u64,
+    pub partials: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GlobalNormRootParams"][::core::mem::size_of::<GlobalNormRootParams>() - 24usize];
+    ["Alignment of GlobalNormRootParams"][::core::mem::align_of::<GlobalNormRootParams>() - 8usize];
+    ["Offset of field: GlobalNormRootParams::partial"]
+        [::core::mem::offset_of!(GlobalNormRootParams, partial) - 0usize];
+    ["Offset of field: GlobalNormRootParams::norm"]
+        [::core::mem::offset_of!(GlobalNormRootParams, norm) - 8usize];
+    ["Offset of field: GlobalNormRootParams::partials"]
+        [::core::mem::offset_of!(GlobalNormRootParams, partials) - 16usize];
 };
 #[doc = " y[place[t, s]] = x[t]. Parameters of `moe_permute_*`; launched by the tile `moe_permute_launch` over `tokens` and\n `hidden`."]
 #[repr(C)]
@@ -443,9 +644,21 @@ const _: () = {
         [::core::mem::offset_of!(SwiGluBackwardParams, unused) - 84usize];
 };
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AdamWParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AddParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CrossEntropyParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for EmbeddingParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for EmbeddingBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GlobalNormParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GlobalNormRootParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

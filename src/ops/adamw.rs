@@ -5,6 +5,8 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
+#[cfg(feature = "cuda")]
+use crate::cuda::{AdamWParams, Cuda, RowKernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -95,14 +97,15 @@ impl<T: Elem> Op for AdamW<'_, T> {
         if !norm.is_finite() {
             return Ok(());
         }
+        let Rates { decay, rate, scale2 } = self.rates();
         let update = Update {
             clip: if norm > self.max_norm { self.max_norm / norm } else { 1.0 },
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,
-            decay: 1.0 - self.lr * self.weight_decay,
-            rate: (f64::from(self.lr) / correction(self.beta1, self.step)) as f32,
-            scale2: (1.0 / correction(self.beta2, self.step)) as f32,
+            decay,
+            rate,
+            scale2,
         };
         let at = bounds(self.weight.dim(0), CHUNK);
         let grad = self.grad;
@@ -124,6 +127,54 @@ impl<T: Elem> Op for AdamW<'_, T> {
             }
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let Rates { decay, rate, scale2 } = self.rates();
+        let len = self.weight.dim(0);
+        let params = AdamWParams {
+            weight: self.weight.address(),
+            grad: self.grad.address(),
+            m: self.m.address(),
+            v: self.v.address(),
+            stored: self.stored.as_ref().map_or(0, |s| s.address()),
+            norm: self.norm.address(),
+            len: len as u64,
+            max_norm: self.max_norm,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            decay,
+            rate,
+            scale2,
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of `len` elements (`check`).
+        unsafe { device.over_rows(ADAMW, T::DTYPE, [1, len], &params) }
+    }
+}
+
+#[cfg(feature = "cuda")]
+const ADAMW: RowKernel = RowKernel { image: &images::ADAMW, name: "adamw", tile: "moe_adamw_launch" };
+
+/// What learning rate, decays and step come to.
+struct Rates {
+    /// Factor of the weights.
+    decay: f32,
+    /// Learning rate over the first moment's correction.
+    rate: f32,
+    /// One over the second moment's correction.
+    scale2: f32,
+}
+
+impl<T> AdamW<'_, T> {
+    fn rates(&self) -> Rates {
+        Rates {
+            decay: 1.0 - self.lr * self.weight_decay,
+            rate: (f64::from(self.lr) / correction(self.beta1, self.step)) as f32,
+            scale2: (1.0 / correction(self.beta2, self.step)) as f32,
+        }
     }
 }
 
