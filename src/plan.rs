@@ -76,8 +76,8 @@ pub(crate) struct DeviceOrder {
 impl PartialEq for Order {
     /// Whether it is the same order, wherever copies of it are.
     fn eq(&self, other: &Self) -> bool {
-        let parts = |o: &Self| (o.fan, o.offsets.clone(), o.source.clone(), o.place.clone());
-        parts(self) == parts(other)
+        let Order { fan, offsets, source, place, .. } = self;
+        (fan, offsets, source, place) == (&other.fan, &other.offsets, &other.source, &other.place)
     }
 }
 
