@@ -1,6 +1,5 @@
 //! `cargo xtask conformance`.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::pypi::Part;
-use crate::{paths, run};
+use crate::{cargo, paths, run};
 
 /// Runs PTX on softgpu that another compiler made: Triton's kernels, against references.
 ///
@@ -36,8 +35,7 @@ impl Conformance {
                 folder
             }
         };
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let test = ["test", "--package", "softgpu", "--test", "conformance", "--", "--nocapture"];
-        run(Command::new(cargo).current_dir(paths::root()).args(test).env("SOFTGPU_TRITON", folder))
+        run(cargo().args(test).env("SOFTGPU_TRITON", folder))
     }
 }

@@ -10,6 +10,7 @@ mod softgpu;
 mod test;
 mod toolkit;
 
+use std::env;
 use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +42,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The `cargo` that runs this program, in the repository.
+fn cargo() -> process::Command {
+    let mut command = process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root());
+    command
 }
 
 /// Runs a program; an error if it fails.

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{paths, run};
+use crate::{cargo, paths, run};
 
 /// Runs a program that loads the CUDA driver at run time on softgpu, the software GPU.
 ///
@@ -26,14 +26,7 @@ pub struct Softgpu {
 impl Softgpu {
     /// Does it.
     pub fn run(self) -> Result<()> {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        run(Command::new(cargo).current_dir(paths::root()).args([
-            "build",
-            "--quiet",
-            "--package",
-            "softgpu",
-            "--lib",
-        ]))?;
+        run(cargo().args(["build", "--quiet", "--package", "softgpu", "--lib"]))?;
         let folder = put_driver_in_place()?;
         run(Command::new(&self.command[0])
             .args(&self.command[1..])

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::softgpu::{library_path, put_driver_in_place};
 use crate::toolkit::Toolkit;
-use crate::{device, paths, run};
+use crate::{cargo, device, paths, run};
 
 /// Runs every test: those of the CPU, then those of CUDA on the GPU if there is one, else on softgpu.
 ///
@@ -49,10 +49,10 @@ impl Test {
         let tools = Toolkit::provide(&paths::target()?.join("cuda"))?;
 
         heading("CPU tests");
-        run(cargo(&tools).args(["test", "--workspace"]).args(&self.args))?;
+        run(cargo_with(&tools).args(["test", "--workspace"]).args(&self.args))?;
 
         // With the whole workspace and all examples, as the tests were built: nothing is compiled twice.
-        run(cargo(&tools).args(["build", "--quiet", "--workspace", "--lib", "--examples"]))?;
+        run(cargo_with(&tools).args(["build", "--quiet", "--workspace", "--lib", "--examples"]))?;
         if let Ok(name) = gpu {
             heading(&format!("CUDA tests on {name}"));
             return cuda_tests(&tools, &[]);
@@ -75,15 +75,15 @@ fn cuda_tests(tools: &Toolkit, variables: &[(&str, OsString)]) -> Result<()> {
     let mut command = Command::new(tour);
     run(with_tools(&mut command, tools).envs(variables.iter().cloned()))?;
     let tests = CUDA_TESTS.iter().flat_map(|name| ["--test", name]);
-    let mut command = cargo(tools);
+    let mut command = cargo_with(tools);
     command.args(["test", "--quiet", "--package", "trimoe", "--features", "cuda"]).args(tests);
     run(command.env("TRIMOE_REQUIRE_CUDA", "1").envs(variables.iter().cloned()))
 }
 
-/// `cargo`, in the repository, with the tools known.
-pub fn cargo(tools: &Toolkit) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    with_tools(command.current_dir(paths::root()), tools);
+/// `cargo` with the tools known.
+fn cargo_with(tools: &Toolkit) -> Command {
+    let mut command = cargo();
+    with_tools(&mut command, tools);
     command
 }
 
