@@ -64,8 +64,6 @@ pub struct Assembler<'m> {
     /// Static shared memory so far.
     pub shared: usize,
     shared_symbols: HashMap<String, u64>,
-    /// Names of `.extern .shared` arrays: all start where static shared memory ends.
-    pub dynamic_shared: Vec<String>,
     /// Constants whose value is the start of dynamic shared memory plus an offset.
     pub dynamic_constants: Vec<(Reg, i64)>,
     /// Local memory so far.
@@ -99,7 +97,6 @@ impl<'m> Assembler<'m> {
             specials: HashMap::new(),
             shared: 0,
             shared_symbols: HashMap::new(),
-            dynamic_shared: Vec::new(),
             dynamic_constants: Vec::new(),
             local: 0,
             labels: Vec::new(),
@@ -203,7 +200,6 @@ impl<'m> Assembler<'m> {
     pub fn dynamic_address(&mut self, name: &str, wide: bool, offset: i64, line: u32) -> Result<Option<Reg>> {
         let Some(v) = self.shared_variables.get(name).filter(|v| v.bytes == 0) else { return Ok(None) };
         // The alignment of the array is that of its start.
-        self.dynamic_shared.push(name.into());
         self.shared = self.shared.next_multiple_of(v.align.max(1));
         let reg = self.register(if wide { Type::B64 } else { Type::B32 }, line)?;
         self.dynamic_constants.push((reg, offset));

@@ -90,7 +90,7 @@ impl Special {
         u64::from(value)
     }
 
-    /// Which register file holds it, given the next free index there.
+    /// Whether a predicate holds it, not a 32-bit register.
     pub fn is_predicate(self) -> bool {
         self == Special::IsExplicitCluster
     }
