@@ -9,7 +9,7 @@ constexpr uint32_t EACH = 4;
 constexpr uint32_t COLUMNS = THREADS * EACH;
 
 extern "C" {
-__constant__ RowTile moe_adamw_launch = {THREADS, 1, COLUMNS, 0};
+__constant__ LaunchTile moe_adamw_launch = {THREADS, 1, COLUMNS, 0};
 }
 
 struct Moments {

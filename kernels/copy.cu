@@ -8,7 +8,7 @@ constexpr uint32_t ROWS = THREADS / WARP;
 constexpr uint32_t COLUMNS = 1024;
 
 extern "C" {
-__constant__ RowTile moe_copy_launch = {THREADS, ROWS, COLUMNS, 0};
+__constant__ LaunchTile moe_copy_launch = {THREADS, ROWS, COLUMNS, 0};
 }
 
 // Formula: y[r, j] = x[r, j], to the bit.

@@ -7,7 +7,7 @@ constexpr uint32_t THREADS = 512;
 constexpr uint32_t WARPS = THREADS / WARP;
 
 extern "C" {
-__constant__ RowTile moe_cross_entropy_launch = {THREADS, 1, 0, 0};
+__constant__ LaunchTile moe_cross_entropy_launch = {THREADS, 1, 0, 0};
 }
 
 /// Of some values: the largest, NaN ignored, and the sum of e^(value - largest).

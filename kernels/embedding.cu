@@ -8,8 +8,8 @@ constexpr uint32_t ROWS = THREADS / WARP;
 constexpr uint32_t COLUMNS = 1024;
 
 extern "C" {
-__constant__ RowTile moe_embedding_launch = {THREADS, ROWS, COLUMNS, 0};
-__constant__ RowTile moe_embedding_backward_launch = {THREADS, 1, COLUMNS, 0};
+__constant__ LaunchTile moe_embedding_launch = {THREADS, ROWS, COLUMNS, 0};
+__constant__ LaunchTile moe_embedding_backward_launch = {THREADS, 1, COLUMNS, 0};
 }
 
 // Formula: y[r, j] = scale table[ids[r], j].

@@ -10,8 +10,8 @@ constexpr uint32_t ROOT_THREADS = 1024;
 constexpr uint32_t CHUNK = 1 << 15;
 
 extern "C" {
-__constant__ RowTile moe_global_norm_launch = {THREADS, 1, CHUNK, 0};
-__constant__ RowTile moe_global_norm_root_launch = {ROOT_THREADS, 0, 0, 0};
+__constant__ LaunchTile moe_global_norm_launch = {THREADS, 1, CHUNK, 0};
+__constant__ LaunchTile moe_global_norm_root_launch = {ROOT_THREADS, 0, 0, 0};
 }
 
 /// In f64, whose range the square of an f32 cannot leave.

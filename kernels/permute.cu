@@ -8,9 +8,9 @@ constexpr uint32_t TOKENS = THREADS / WARP;
 constexpr uint32_t COLUMNS = 1024;
 
 extern "C" {
-__constant__ RowTile moe_permute_launch = {THREADS, TOKENS, COLUMNS, 0};
-__constant__ RowTile moe_combine_launch = {THREADS, TOKENS, COLUMNS, 0};
-__constant__ RowTile moe_combine_backward_launch = {THREADS, TOKENS, 0, 0};
+__constant__ LaunchTile moe_permute_launch = {THREADS, TOKENS, COLUMNS, 0};
+__constant__ LaunchTile moe_combine_launch = {THREADS, TOKENS, COLUMNS, 0};
+__constant__ LaunchTile moe_combine_backward_launch = {THREADS, TOKENS, 0, 0};
 }
 
 /// The rows of a token's slots.

@@ -11,9 +11,9 @@ constexpr uint32_t ROWS = 32;
 constexpr uint32_t FOLD_WARPS = 16;
 
 extern "C" {
-__constant__ RowTile moe_rms_norm_launch = {THREADS, 1, 0, 0};
-__constant__ RowTile moe_rms_norm_backward_launch = {THREADS, ROWS, 0, 0};
-__constant__ RowTile moe_rms_norm_dgain_launch = {FOLD_WARPS * WARP, 0, WARP, 0};
+__constant__ LaunchTile moe_rms_norm_launch = {THREADS, 1, 0, 0};
+__constant__ LaunchTile moe_rms_norm_backward_launch = {THREADS, ROWS, 0, 0};
+__constant__ LaunchTile moe_rms_norm_dgain_launch = {FOLD_WARPS * WARP, 0, WARP, 0};
 }
 
 // Formula: inv_rms[r] = 1 / sqrt(mean over j of x[r, j]^2 + eps), y[r, j] = x[r, j] inv_rms[r] gain[j].

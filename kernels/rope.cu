@@ -7,7 +7,7 @@ constexpr uint32_t THREADS = 128;
 constexpr uint32_t ROWS = THREADS / WARP;
 
 extern "C" {
-__constant__ RowTile moe_rope_launch = {THREADS, ROWS, 0, 0};
+__constant__ LaunchTile moe_rope_launch = {THREADS, ROWS, 0, 0};
 }
 
 /// ratio^n by repeated squaring: at most 2 log2(n) products, each off by 2^-53.

@@ -8,8 +8,8 @@ constexpr uint32_t ROWS = THREADS / WARP;
 constexpr uint32_t COLUMNS = 1024;
 
 extern "C" {
-__constant__ RowTile moe_swiglu_launch = {THREADS, ROWS, COLUMNS, 0};
-__constant__ RowTile moe_swiglu_backward_launch = {THREADS, ROWS, 0, 0};
+__constant__ LaunchTile moe_swiglu_launch = {THREADS, ROWS, COLUMNS, 0};
+__constant__ LaunchTile moe_swiglu_backward_launch = {THREADS, ROWS, 0, 0};
 }
 
 template <class T, int N>

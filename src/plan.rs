@@ -65,12 +65,23 @@ pub struct Order {
 /// A copy of an order on a CUDA device.
 #[cfg(feature = "cuda")]
 #[derive(Clone, Debug)]
-pub(crate) struct DeviceOrder {
+struct DeviceOrder {
     on: Place,
+    offsets: Arc<CudaSlice<u32>>,
+    source: Arc<CudaSlice<u32>>,
+    place: Arc<CudaSlice<u32>>,
+}
+
+/// The addresses of an order's arrays on a CUDA device.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OrderAddresses {
+    /// `[groups + 1]`: first row of each group, then the number of rows.
+    pub offsets: u64,
     /// `[rows]` -> choice.
-    pub source: Arc<CudaSlice<u32>>,
+    pub source: u64,
     /// `[choices]` -> row.
-    pub place: Arc<CudaSlice<u32>>,
+    pub place: u64,
 }
 
 impl PartialEq for Order {
@@ -124,7 +135,6 @@ impl Order {
     /// Whether kernels of `place` can read it.
     pub(crate) fn place_is(&self, place: Place) -> bool {
         match place {
-            _ if self.source.is_empty() => true,
             Place::Host => true,
             #[cfg(feature = "cuda")]
             place => self.device.as_ref().is_some_and(|d| d.on == place),
@@ -135,22 +145,31 @@ impl Order {
 
     #[cfg(feature = "cuda")]
     fn upload(&mut self, cuda: &Cuda) -> Result<()> {
-        let copy = |values: &[u32]| cuda.upload(values).map(Arc::new);
-        self.device =
-            Some(DeviceOrder { on: cuda.place(), source: copy(&self.source)?, place: copy(&self.place)? });
+        let copy = |values: &[u32]| {
+            Ok(Arc::new(if values.is_empty() { cuda.zeros(0)? } else { cuda.upload(values)? }))
+        };
+        self.device = Some(DeviceOrder {
+            on: cuda.place(),
+            offsets: copy(&self.offsets)?,
+            source: copy(&self.source)?,
+            place: copy(&self.place)?,
+        });
         Ok(())
     }
 
-    /// The addresses of the copy on a device: of `source`, then of `place`.
+    /// Where the copy on a device is.
     #[cfg(feature = "cuda")]
-    pub(crate) fn addresses(&self, cuda: &Cuda) -> Result<[u64; 2]> {
-        let device = self.device.as_ref().filter(|d| d.on == cuda.place());
-        ensure!("Plan", device.is_some(), device = cuda.to_string());
+    pub(crate) fn addresses(&self, cuda: &Cuda) -> Result<OrderAddresses> {
+        let Some(device) = self.device.as_ref().filter(|d| d.on == cuda.place()) else {
+            let values = format!("device = {cuda}");
+            return Err(Error::Rule { op: "Plan", rule: "the plan was copied to the device", values });
+        };
         let address = |slice: &CudaSlice<u32>| Ok(cuda.view(slice, 0, [slice.len()], [1])?.address());
-        match device {
-            Some(d) => Ok([address(&d.source)?, address(&d.place)?]),
-            None => Ok([0; 2]),
-        }
+        Ok(OrderAddresses {
+            offsets: address(&device.offsets)?,
+            source: address(&device.source)?,
+            place: address(&device.place)?,
+        })
     }
 
     /// Number of rows: tokens x fan.
@@ -261,11 +280,8 @@ impl Plan {
     /// [`build`](Plan::build).
     #[cfg(feature = "cuda")]
     pub fn upload(&mut self, cuda: &Cuda) -> Result<()> {
-        if self.tokens() > 0 {
-            self.by_cluster.upload(cuda)?;
-            self.by_expert.upload(cuda)?;
-        }
-        Ok(())
+        self.by_cluster.upload(cuda)?;
+        self.by_expert.upload(cuda)
     }
 
     /// Bytes held.

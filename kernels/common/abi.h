@@ -10,15 +10,18 @@
 
 #include <stdint.h>
 
-/// How a kernel over a matrix is launched: `threads` threads a block, and a grid of
-/// `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks.
-typedef struct RowTile {
+/// How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.
+///
+/// A kernel over the rows of a matrix gets `threads` threads a block and a grid of
+/// `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what
+/// grid they want.
+typedef struct LaunchTile {
     /// Threads of a block.
     uint32_t threads;
     /// Rows of a block.
     uint32_t rows;
     /// Columns of a block; 0 if a block takes whole rows, and the grid has one dimension.
     uint32_t columns;
-    /// Always 0.
-    uint32_t unused;
-} RowTile;
+    /// Bytes of dynamic shared memory of a block.
+    uint32_t shared;
+} LaunchTile;

@@ -1,27 +1,27 @@
 //! The parameters of the kernels: written by `cargo xtask bindings` from `kernels/*.h`.
 #![allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::all)]
 
-#[doc = " How a kernel over a matrix is launched: `threads` threads a block, and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks."]
+#[doc = " How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.\n\n A kernel over the rows of a matrix gets `threads` threads a block and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what\n grid they want."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
-pub struct RowTile {
+pub struct LaunchTile {
     #[doc = " Threads of a block."]
     pub threads: u32,
     #[doc = " Rows of a block."]
     pub rows: u32,
     #[doc = " Columns of a block; 0 if a block takes whole rows, and the grid has one dimension."]
     pub columns: u32,
-    #[doc = " Always 0."]
-    pub unused: u32,
+    #[doc = " Bytes of dynamic shared memory of a block."]
+    pub shared: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RowTile"][::core::mem::size_of::<RowTile>() - 16usize];
-    ["Alignment of RowTile"][::core::mem::align_of::<RowTile>() - 4usize];
-    ["Offset of field: RowTile::threads"][::core::mem::offset_of!(RowTile, threads) - 0usize];
-    ["Offset of field: RowTile::rows"][::core::mem::offset_of!(RowTile, rows) - 4usize];
-    ["Offset of field: RowTile::columns"][::core::mem::offset_of!(RowTile, columns) - 8usize];
-    ["Offset of field: RowTile::unused"][::core::mem::offset_of!(RowTile, unused) - 12usize];
+    ["Size of LaunchTile"][::core::mem::size_of::<LaunchTile>() - 16usize];
+    ["Alignment of LaunchTile"][::core::mem::align_of::<LaunchTile>() - 4usize];
+    ["Offset of field: LaunchTile::threads"][::core::mem::offset_of!(LaunchTile, threads) - 0usize];
+    ["Offset of field: LaunchTile::rows"][::core::mem::offset_of!(LaunchTile, rows) - 4usize];
+    ["Offset of field: LaunchTile::columns"][::core::mem::offset_of!(LaunchTile, columns) - 8usize];
+    ["Offset of field: LaunchTile::shared"][::core::mem::offset_of!(LaunchTile, shared) - 12usize];
 };
 #[doc = " Parameters of `moe_adamw_*`, whose variant is the dtype of `stored`; launched by the tile `moe_adamw_launch` over\n one row of `len` columns."]
 #[repr(C)]

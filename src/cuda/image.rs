@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaModule;
+use cudarc::driver::sys::CUfunction_attribute_enum;
+use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
-use super::{Cuda, RowTile, failed};
+use super::launch::Kernel;
+use super::{Cuda, LaunchTile, failed};
 use crate::error::{Error, Result};
 
 /// The kernels of one file, for every architecture they were compiled for.
@@ -37,8 +39,9 @@ impl Cuda {
         Ok(module)
     }
 
-    /// A constant that an image exports beside a kernel: how it is launched, which only the kernel's file knows.
-    pub(super) fn tile(&self, image: &'static Image, name: &'static str) -> Result<RowTile> {
+    /// The constant that an image exports beside a kernel: how it is launched, which only the kernel's file knows.
+    pub(crate) fn tile(&self, kernel: Kernel) -> Result<LaunchTile> {
+        let Kernel { image, tile: name, .. } = kernel;
         let mut tiles = self.inner.tiles.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(tile) = tiles.get(name) {
             return Ok(*tile);
@@ -46,10 +49,29 @@ impl Cuda {
         let module = self.module(image)?;
         let global = module.get_global(name, self.stream()).map_err(failed(image.name))?;
         let bytes: Vec<u8> = self.stream().clone_dtoh(&global).map_err(failed(image.name))?;
-        let why = || format!("{name} has {} bytes, not {}", bytes.len(), size_of::<RowTile>());
+        let why = || format!("{name} has {} bytes, not {}", bytes.len(), size_of::<LaunchTile>());
         let tile = bytemuck::try_pod_read_unaligned(&bytes);
         let tile = tile.map_err(|_| Error::Cuda { what: image.name, why: why() })?;
         tiles.insert(name, tile);
         Ok(tile)
+    }
+
+    /// A variant of a kernel, allowed `shared` bytes of dynamic shared memory.
+    pub(super) fn function(&self, kernel: Kernel, variant: &str, shared: u32) -> Result<CudaFunction> {
+        let entry = format!("moe_{}_{variant}", kernel.name);
+        let mut functions = self.inner.functions.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(function) = functions.get(&entry) {
+            return Ok(function.clone());
+        }
+        let function = self.module(kernel.image)?.load_function(&entry).map_err(failed(kernel.name))?;
+        if shared > 0 {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let why = |e| format!("{shared} bytes of shared memory: {e}");
+            function
+                .set_attribute(attribute, shared as i32)
+                .map_err(|e| Error::Cuda { what: kernel.name, why: why(e) })?;
+        }
+        functions.insert(entry, function.clone());
+        Ok(function)
     }
 }

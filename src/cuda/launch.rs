@@ -5,11 +5,11 @@ use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 use super::image::Image;
 use super::{Cuda, failed};
 use crate::elem::DType;
-use crate::error::{Error, Result};
+use crate::error::{Result, ensure};
 
-/// A kernel over the rows (and columns) of a matrix: `moe_<name>_<variant>`, launched by `moe_<name>_launch`.
+/// A kernel: `moe_<name>_<variant>` in an image, launched as the image's constant `tile` says.
 #[derive(Clone, Copy)]
-pub(crate) struct RowKernel {
+pub(crate) struct Kernel {
     /// The file it is in.
     pub image: &'static Image,
     /// Its name, without `moe_` and the variant.
@@ -18,8 +18,8 @@ pub(crate) struct RowKernel {
     pub tile: &'static str,
 }
 
-/// Most blocks of a grid along x, and along y.
-const MOST: (usize, usize) = (i32::MAX as usize, 65535);
+/// Most blocks of a grid along x, along y, and along z.
+const MOST: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 
 impl Cuda {
     /// Enqueues the variant of a kernel for `dtype` over a matrix of this size, which is not empty.
@@ -29,24 +29,39 @@ impl Cuda {
     /// touches at the sizes and strides in it.
     pub(crate) unsafe fn over_rows<P: DeviceRepr>(
         &self,
-        kernel: RowKernel,
+        kernel: Kernel,
         dtype: DType,
         [rows, columns]: [usize; 2],
         params: &P,
     ) -> Result<()> {
-        let tile = self.tile(kernel.image, kernel.tile)?;
+        // The kernels count rows and columns in 32 bits.
+        ensure!(kernel.name, rows.max(columns) <= u32::MAX as usize, rows = rows, columns = columns);
+        let tile = self.tile(kernel)?;
         let x = rows.div_ceil(tile.rows.max(1) as usize);
-        let y = if tile.columns == 0 { 1 } else { columns.div_ceil(tile.columns as usize).min(MOST.1) };
-        if x > MOST.0 {
-            let why = format!("{rows} rows are more than one launch can take");
-            return Err(Error::Cuda { what: kernel.name, why });
-        }
-        let entry = format!("moe_{}_{}", kernel.name, dtype.variant());
-        let function = self.module(kernel.image)?.load_function(&entry).map_err(failed(kernel.name))?;
+        let y = if tile.columns == 0 { 1 } else { columns.div_ceil(tile.columns as usize).min(MOST[1]) };
+        // SAFETY: the caller's.
+        unsafe { self.launch(kernel, dtype.variant(), [x, y, 1], params) }
+    }
+
+    /// Enqueues a variant of a kernel on a grid of this many blocks along x, y and z.
+    ///
+    /// # Safety
+    /// As for [`Cuda::over_rows`]; the grid is one that the kernel's header allows.
+    pub(crate) unsafe fn launch<P: DeviceRepr>(
+        &self,
+        kernel: Kernel,
+        variant: &str,
+        grid: [usize; 3],
+        params: &P,
+    ) -> Result<()> {
+        let fits = grid.iter().zip(MOST).all(|(&blocks, most)| (1..=most).contains(&blocks));
+        ensure!(kernel.name, fits, grid = grid, most = MOST);
+        let tile = self.tile(kernel)?;
+        let function = self.function(kernel, variant, tile.shared)?;
         let config = LaunchConfig {
-            grid_dim: (x as u32, y as u32, 1),
+            grid_dim: (grid[0] as u32, grid[1] as u32, grid[2] as u32),
             block_dim: (tile.threads, 1, 1),
-            shared_mem_bytes: 0,
+            shared_mem_bytes: tile.shared,
         };
         // SAFETY: the caller's.
         unsafe { self.stream().launch_builder(&function).arg(params).launch(config) }
@@ -57,7 +72,7 @@ impl Cuda {
 
 impl DType {
     /// How kernels call it.
-    fn variant(self) -> &'static str {
+    pub(crate) fn variant(self) -> &'static str {
         match self {
             DType::F32 => "F32",
             DType::Bf16 => "BF16",

@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex};
 
 pub use cudarc;
 use cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DriverError,
-    ValidAsZeroBits,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
+    DriverError, ValidAsZeroBits, sys,
 };
 
 pub(crate) use bindings::*;
 pub(crate) use image::images;
-pub(crate) use launch::RowKernel;
+pub(crate) use launch::Kernel;
 
 use crate::error::{Error, Result};
 use crate::place::Place;
@@ -38,8 +38,10 @@ struct Inner {
     stream: Arc<CudaStream>,
     /// Images loaded so far, by name.
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    /// Variants of kernels used so far, by name.
+    functions: Mutex<HashMap<String, CudaFunction>>,
     /// Launch facts read so far, by name.
-    tiles: Mutex<HashMap<&'static str, RowTile>>,
+    tiles: Mutex<HashMap<&'static str, LaunchTile>>,
 }
 
 impl fmt::Debug for Cuda {
@@ -79,7 +81,8 @@ impl Cuda {
 
     /// The device of a stream that the caller owns.
     pub fn on_stream(stream: Arc<CudaStream>) -> Self {
-        Self { inner: Arc::new(Inner { stream, modules: Mutex::default(), tiles: Mutex::default() }) }
+        let (modules, functions, tiles) = Default::default();
+        Self { inner: Arc::new(Inner { stream, modules, functions, tiles }) }
     }
 
     /// The stream on which operations run.
@@ -95,6 +98,13 @@ impl Cuda {
     /// Name of the device.
     pub fn name(&self) -> Result<String> {
         self.inner.stream.context().name().map_err(failed("reading the device's name"))
+    }
+
+    /// Multiprocessors of the device.
+    pub(crate) fn multiprocessors(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let count = self.inner.stream.context().attribute(attribute);
+        Ok(count.map_err(failed("counting multiprocessors"))?.max(1) as usize)
     }
 
     /// Waits for everything enqueued so far; the errors of its kernels come out here.

@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 #[cfg(feature = "cuda")]
-use crate::cuda::{AdamWParams, Cuda, RowKernel, images};
+use crate::cuda::{AdamWParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -156,7 +156,7 @@ impl<T: Elem> Op for AdamW<'_, T> {
 }
 
 #[cfg(feature = "cuda")]
-const ADAMW: RowKernel = RowKernel { image: &images::ADAMW, name: "adamw", tile: "moe_adamw_launch" };
+const ADAMW: Kernel = Kernel { image: &images::ADAMW, name: "adamw", tile: "moe_adamw_launch" };
 
 /// What learning rate, decays and step come to.
 struct Rates {

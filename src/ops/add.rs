@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 #[cfg(feature = "cuda")]
-use crate::cuda::{AddParams, Cuda, RowKernel, images};
+use crate::cuda::{AddParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -16,7 +16,7 @@ use crate::view::{View, ViewMut};
 const ROWS: usize = 128;
 
 #[cfg(feature = "cuda")]
-const ADD: RowKernel = RowKernel { image: &images::ADD, name: "add", tile: "moe_add_launch" };
+const ADD: Kernel = Kernel { image: &images::ADD, name: "add", tile: "moe_add_launch" };
 
 /// `y += x`, in f32, rounded once.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::bounds;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CopyParams, Cuda, RowKernel, images};
+use crate::cuda::{CopyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -15,7 +15,7 @@ use crate::view::{View, ViewMut};
 const ROWS: usize = 128;
 
 #[cfg(feature = "cuda")]
-const COPY: RowKernel = RowKernel { image: &images::COPY, name: "copy", tile: "moe_copy_launch" };
+const COPY: Kernel = Kernel { image: &images::COPY, name: "copy", tile: "moe_copy_launch" };
 
 /// `y = x`.
 #[derive(Debug)]

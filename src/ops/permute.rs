@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::{dot, vectorize};
 #[cfg(feature = "cuda")]
-use crate::cuda::{CombineBackwardParams, CombineParams, Cuda, PermuteParams, RowKernel, images};
+use crate::cuda::{CombineBackwardParams, CombineParams, Cuda, Kernel, PermuteParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -17,12 +17,12 @@ use crate::view::{View, ViewMut};
 const ROWS: usize = 128;
 
 #[cfg(feature = "cuda")]
-const PERMUTE: RowKernel = RowKernel { image: &images::PERMUTE, name: "permute", tile: "moe_permute_launch" };
+const PERMUTE: Kernel = Kernel { image: &images::PERMUTE, name: "permute", tile: "moe_permute_launch" };
 #[cfg(feature = "cuda")]
-const COMBINE: RowKernel = RowKernel { image: &images::PERMUTE, name: "combine", tile: "moe_combine_launch" };
+const COMBINE: Kernel = Kernel { image: &images::PERMUTE, name: "combine", tile: "moe_combine_launch" };
 #[cfg(feature = "cuda")]
-const COMBINE_BACKWARD: RowKernel =
-    RowKernel { image: &images::PERMUTE, name: "combine_backward", tile: "moe_combine_backward_launch" };
+const COMBINE_BACKWARD: Kernel =
+    Kernel { image: &images::PERMUTE, name: "combine_backward", tile: "moe_combine_backward_launch" };
 
 /// `y[p] = x[token of row p]`: copies each token's row to its places in a sorted buffer.
 ///
@@ -109,11 +109,11 @@ impl<T: Elem> Op for Permute<'_, T> {
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let [tokens, hidden] = self.x.shape();
-        let [_, place] = self.order.addresses(device)?;
+        let order = self.order.addresses(device)?;
         let params = PermuteParams {
             x: self.x.address(),
             y: self.y.address(),
-            place,
+            place: order.place,
             x_stride: self.x.strides()[0] as u64,
             y_stride: self.y.strides()[0] as u64,
             tokens: tokens as u32,
@@ -184,13 +184,13 @@ impl<T: Elem> Op for Combine<'_, T> {
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let [tokens, hidden] = self.y.shape();
-        let [_, place] = self.order.addresses(device)?;
+        let order = self.order.addresses(device)?;
         let (weight, weight_stride) = self.weight.map_or((0, 0), |w| (w.address(), w.strides()[0] as u64));
         let params = CombineParams {
             x: self.x.address(),
             y: self.y.address(),
             weight,
-            place,
+            place: order.place,
             x_stride: self.x.strides()[0] as u64,
             y_stride: self.y.strides()[0] as u64,
             weight_stride,
@@ -265,14 +265,14 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let [tokens, hidden] = self.dy.shape();
-        let [_, place] = self.order.addresses(device)?;
+        let order = self.order.addresses(device)?;
         let params = CombineBackwardParams {
             dy: self.dy.address(),
             x: self.x.address(),
             dx: self.dx.address(),
             weight: self.weight.address(),
             dweight: self.dweight.address(),
-            place,
+            place: order.place,
             dy_stride: self.dy.strides()[0] as u64,
             x_stride: self.x.strides()[0] as u64,
             dx_stride: self.dx.strides()[0] as u64,

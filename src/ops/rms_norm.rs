@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::{dot, sum_by, vectorize};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, RmsNormParams, RowKernel, images};
+use crate::cuda::{Cuda, Kernel, RmsNormParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -16,8 +16,7 @@ use crate::view::{View, ViewMut};
 const ROWS: usize = 128;
 
 #[cfg(feature = "cuda")]
-const RMS_NORM: RowKernel =
-    RowKernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_launch" };
+const RMS_NORM: Kernel = Kernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_launch" };
 
 /// `y = x gain / rms(x)` with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
 #[derive(Debug)]

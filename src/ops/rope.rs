@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::vectorize;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, RopeParams, RowKernel, images};
+use crate::cuda::{Cuda, Kernel, RopeParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -16,7 +16,7 @@ use crate::view::ViewMut;
 const ROWS: usize = 128;
 
 #[cfg(feature = "cuda")]
-const ROPE: RowKernel = RowKernel { image: &images::ROPE, name: "rope", tile: "moe_rope_launch" };
+const ROPE: Kernel = Kernel { image: &images::ROPE, name: "rope", tile: "moe_rope_launch" };
 
 /// Rotates, in place, elements `i` and `i + head_dim / 2` of every head by the angle
 /// `position theta^(-2 i / head_dim)`, where `position = row % seq` (the Hugging Face layout).

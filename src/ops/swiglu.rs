@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::math::vectorize;
 use crate::cpu::{bounds, rows};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, RowKernel, SwiGluBackwardParams, SwiGluParams, images};
+use crate::cuda::{Cuda, Kernel, SwiGluBackwardParams, SwiGluParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, Placed, misplaced};
@@ -134,16 +134,16 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
 }
 
 #[cfg(feature = "cuda")]
-const SWIGLU: RowKernel = RowKernel { image: &images::SWIGLU, name: "swiglu", tile: "moe_swiglu_launch" };
+const SWIGLU: Kernel = Kernel { image: &images::SWIGLU, name: "swiglu", tile: "moe_swiglu_launch" };
 #[cfg(feature = "cuda")]
-const SWIGLU_BACKWARD: RowKernel =
-    RowKernel { image: &images::SWIGLU, name: "swiglu_backward", tile: "moe_swiglu_backward_launch" };
+const SWIGLU_BACKWARD: Kernel =
+    Kernel { image: &images::SWIGLU, name: "swiglu_backward", tile: "moe_swiglu_backward_launch" };
 
 /// Address and stride of the weights, address of the choices, slots a token; zeros without weights.
 #[cfg(feature = "cuda")]
 fn weights_of(weights: Option<SlotWeights<'_>>, device: &Cuda) -> Result<(u64, u64, u64, u32)> {
     let Some(SlotWeights { weight, order }) = weights else { return Ok((0, 0, 0, 0)) };
-    let [source, _] = order.addresses(device)?;
+    let source = order.addresses(device)?.source;
     Ok((weight.address(), weight.strides()[0] as u64, source, order.fan() as u32))
 }
 

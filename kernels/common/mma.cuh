@@ -1,0 +1,206 @@
+// Tiles in shared memory, fragments in registers, and products of fragments.
+//
+// With g = lane / 4 and t = lane % 4, a lane holds of
+//   a sum [16, 8]:            (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+//   a 16-bit A [16, 16]:      pairs along k at (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+//   a 16-bit B [16, 8]:       pairs along k at (2t, g), (2t + 8, g)
+//   an f32 A [16, 4]:         rows g and g + 8, all four k
+//   an f32 B [4, 8]:          columns 2t and 2t + 1, all four k
+// The f32 forms are products by FMA in the sums' own layout: exact to rounding, and what follows a product need not
+// know which it was.
+#pragma once
+
+#include "common/ptx.cuh"
+
+/// A matrix in shared memory whose 16-byte chunks are permuted within each row, so that eight rows of one column of
+/// chunks, which is what ldmatrix reads and what a warp's cp.async writes, lie in different banks.
+template <class T, uint32_t ROWS_, uint32_t COLS_>
+struct alignas(128) Tile {
+    static constexpr uint32_t ROWS = ROWS_;
+    static constexpr uint32_t COLS = COLS_;
+    /// Elements of a chunk.
+    static constexpr uint32_t WIDTH = WIDE<T>;
+    /// Chunks of a row.
+    static constexpr uint32_t CHUNKS = COLS / WIDTH;
+    static_assert(COLS % WIDTH == 0, "rows are whole chunks");
+    static_assert(CHUNKS == 2 || CHUNKS == 4 || CHUNKS % 8 == 0, "the permutation needs 2, 4 or 8 n chunks");
+
+    T at[ROWS * COLS];  // [ROWS, COLS], permuted
+
+    /// Where chunk `chunk` of row `row` lies, in elements.
+    static __device__ uint32_t offset(uint32_t row, uint32_t chunk) {
+        const uint32_t turn = CHUNKS == 2 ? row >> 2 & 1 : CHUNKS == 4 ? row >> 1 & 3 : row & 7;
+        return row * COLS + (chunk ^ turn) * WIDTH;
+    }
+
+    __device__ T* chunk(uint32_t row, uint32_t chunk) {
+        return at + offset(row, chunk);
+    }
+
+    __device__ const T* chunk(uint32_t row, uint32_t chunk) const {
+        return at + offset(row, chunk);
+    }
+
+    __device__ T& element(uint32_t row, uint32_t col) {
+        return at[offset(row, col / WIDTH) + col % WIDTH];
+    }
+
+    __device__ const T& element(uint32_t row, uint32_t col) const {
+        return at[offset(row, col / WIDTH) + col % WIDTH];
+    }
+};
+
+/// f32 sums [16, 8].
+struct Sums {
+    float at[4] = {};
+
+    /// Row of `at[i]`, from 0 to 15.
+    static __device__ uint32_t row(int i) {
+        return lane_id() / 4 + i / 2 * 8;
+    }
+
+    /// Column of `at[i]`, from 0 to 7.
+    static __device__ uint32_t col(int i) {
+        return lane_id() % 4 * 2 + i % 2;
+    }
+};
+
+/// Fragments of 16-bit elements: tensor cores.
+template <class T>
+struct Mma {
+    static_assert(sizeof(T) == 2, "bf16 and f16");
+    /// Depth of a product.
+    static constexpr uint32_t K = 16;
+
+    struct A {
+        uint32_t at[4];  // [16, K]
+    };
+    struct B {
+        uint32_t at[2];  // [K, 8]
+    };
+
+    static __device__ void multiply(Sums& d, const A& a, const B& b) {
+        mma_m16n8k16<T>(d.at, a.at, b.at);
+    }
+
+    /// Rows `row..`, columns `k..` of a tile [M, K].
+    template <class S>
+    static __device__ A load_a(const S& tile, uint32_t row, uint32_t k) {
+        A a;
+        ldmatrix_x4(a.at, shared_address(tile.chunk(row + lane_id() % 16, k / 8 + lane_id() / 16)));
+        return a;
+    }
+
+    /// Columns `row..`, rows `k..` of a tile [K, M].
+    template <class S>
+    static __device__ A load_a_trans(const S& tile, uint32_t row, uint32_t k) {
+        A a;
+        const uint32_t lane = lane_id();
+        ldmatrix_x4_trans(a.at, shared_address(tile.chunk(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2)));
+        return a;
+    }
+
+    /// Rows `col..` and `col + 8..`, columns `k..` of a tile [N, K]: two fragments.
+    template <class S>
+    static __device__ void load_b(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
+        uint32_t raw[4];
+        const uint32_t lane = lane_id();
+        ldmatrix_x4(raw, shared_address(tile.chunk(col + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2)));
+        b[0] = {{raw[0], raw[1]}};
+        b[1] = {{raw[2], raw[3]}};
+    }
+
+    /// Columns `col..` and `col + 8..`, rows `k..` of a tile [K, N]: two fragments.
+    template <class S>
+    static __device__ void load_b_trans(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
+        uint32_t raw[4];
+        const uint32_t lane = lane_id();
+        ldmatrix_x4_trans(raw, shared_address(tile.chunk(k + lane % 16, col / 8 + lane / 16)));
+        b[0] = {{raw[0], raw[1]}};
+        b[1] = {{raw[2], raw[3]}};
+    }
+};
+
+/// Fragments of f32: fused multiply-adds.
+template <>
+struct Mma<F32> {
+    /// Depth of a product.
+    static constexpr uint32_t K = 4;
+
+    struct A {
+        Vec<float, 4> at[2];  // rows g, g + 8; [K]
+    };
+    struct B {
+        Vec<float, 4> at[2];  // columns 2t, 2t + 1; [K]
+    };
+
+    static __device__ void multiply(Sums& d, const A& a, const B& b) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                d.at[i] = fmaf(a.at[i / 2].at[k], b.at[i % 2].at[k], d.at[i]);
+            }
+        }
+    }
+
+    /// Rows `row..`, columns `k..` of a tile [M, K].
+    template <class S>
+    static __device__ A load_a(const S& tile, uint32_t row, uint32_t k) {
+        const uint32_t g = row + lane_id() / 4;
+        return {{load<4>(tile.chunk(g, k / 4)), load<4>(tile.chunk(g + 8, k / 4))}};
+    }
+
+    /// Columns `row..`, rows `k..` of a tile [K, M].
+    template <class S>
+    static __device__ A load_a_trans(const S& tile, uint32_t row, uint32_t k) {
+        const uint32_t g = row + lane_id() / 4;
+        A a;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            a.at[0].at[i] = tile.element(k + i, g);
+            a.at[1].at[i] = tile.element(k + i, g + 8);
+        }
+        return a;
+    }
+
+    /// Rows `col..` and `col + 8..`, columns `k..` of a tile [N, K]: two fragments.
+    template <class S>
+    static __device__ void load_b(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
+        const uint32_t first = col + lane_id() % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            b[i] = {{load<4>(tile.chunk(first + 8 * i, k / 4)), load<4>(tile.chunk(first + 8 * i + 1, k / 4))}};
+        }
+    }
+
+    /// Columns `col..` and `col + 8..`, rows `k..` of a tile [K, N]: two fragments.
+    template <class S>
+    static __device__ void load_b_trans(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
+        const uint32_t first = col + lane_id() % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                b[i].at[0].at[j] = tile.element(k + j, first + 8 * i);
+                b[i].at[1].at[j] = tile.element(k + j, first + 8 * i + 1);
+            }
+        }
+    }
+};
+
+/// Brings one chunk of a row of global memory to shared memory: its first `count` elements (at most a chunk), then
+/// zeros. `ALIGNED`: the row starts at a multiple of 16 bytes, and the copy is asynchronous; else it is done on return.
+template <bool ALIGNED, class T>
+__device__ void copy_chunk(T* to, const T* from, uint32_t count) {
+    if constexpr (ALIGNED) {
+        cp_async_16(shared_address(to), from, count * sizeof(T));
+    } else {
+        Vec<T, WIDE<T>> v;
+#pragma unroll
+        for (uint32_t i = 0; i < WIDE<T>; ++i) {
+            v.at[i] = i < count ? from[i] : rounded<T>(0.0f);
+        }
+        store(to, v);
+    }
+}
