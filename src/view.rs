@@ -4,6 +4,9 @@
 //! contiguous (stride 1), so a row is a slice; the others may have any stride that keeps rows apart. It knows where
 //! its memory is: only views of host memory give slices.
 
+#[cfg(feature = "cuda")]
+mod device;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -122,28 +125,6 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         self.ptr
     }
 
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory; the rules of [`View::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and stay there, unwritten, for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        let ptr = std::ptr::without_provenance(address as usize);
-        Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
-    }
-
     /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
     pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
@@ -206,29 +187,6 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
-    }
-
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory to write; the rules of [`ViewMut::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and belong to the view for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        rows_apart(shape, strides)?;
-        let ptr = std::ptr::without_provenance_mut(address as usize);
-        Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
     }
 
     /// The same elements, to read.
