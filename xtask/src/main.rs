@@ -4,6 +4,7 @@ mod bindings;
 mod conformance;
 mod cuda;
 mod device;
+mod limits;
 mod paths;
 mod pypi;
 mod softgpu;
@@ -23,6 +24,7 @@ enum Command {
     Bindings(bindings::Bindings),
     Conformance(conformance::Conformance),
     Cuda(cuda::Cuda),
+    Limits(limits::Limits),
     Softgpu(softgpu::Softgpu),
     Test(test::Test),
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Bindings(command) => command.run(),
         Command::Conformance(command) => command.run(),
         Command::Cuda(command) => command.run(),
+        Command::Limits(command) => command.run(),
         Command::Softgpu(command) => command.run(),
         Command::Test(command) => command.run(),
     };
