@@ -130,8 +130,8 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
         self.shape[axis] = range.len();
         if !self.shape.contains(&0) {
-            // SAFETY: the start of a non-empty range is inside the view.
-            self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
+            // It stays inside the view; of a device's address there is nothing that `add` could be inside of.
+            self.ptr = self.ptr.wrapping_add(range.start * self.strides[axis]);
         }
         self
     }
@@ -218,9 +218,9 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
             place: self.place,
             life: PhantomData,
         };
-        // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
-        // parts share no element: they have no common index along `axis`, and strides keep indices apart.
-        let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
+        // The tail starts inside the view unless it is empty, and then it is never read. The two parts share no
+        // element: they have no common index along `axis`, and strides keep indices apart.
+        let ptr = if tail.contains(&0) { self.ptr } else { self.ptr.wrapping_add(at * self.strides[axis]) };
         (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
     }
 
