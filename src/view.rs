@@ -4,6 +4,7 @@
 //! contiguous (stride 1), so a row is a slice; the others may have any stride that keeps rows apart. It knows where
 //! its memory is: only views of host memory give slices.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -39,6 +40,12 @@ fn rows_apart<const N: usize>(shape: [usize; N], strides: [usize; N]) -> Result<
     let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
     ensure!("View", apart, shape = shape, strides = strides);
     Ok(())
+}
+
+/// Panics if a shape has more elements than there are.
+fn in_front<const N: usize>(shape: [usize; N], len: usize) {
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    assert!(elements.is_some_and(|n| n <= len), "{shape:?} of {len}");
 }
 
 /// A read-only strided view of rank `N`.
@@ -93,7 +100,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         View { ptr: data.as_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -144,6 +151,21 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
     }
 
+    /// As [`View::front`], of device memory.
+    ///
+    /// # Safety
+    /// As for [`View::on_device`].
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn front_on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        ordinal: u32,
+    ) -> Self {
+        in_front(shape, len);
+        let (ptr, strides) = (std::ptr::without_provenance(address as usize), contiguous(shape));
+        View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
+    }
+
     /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
     pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
@@ -179,7 +201,7 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a mut [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         ViewMut { ptr: data.as_mut_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -229,6 +251,31 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         rows_apart(shape, strides)?;
         let ptr = std::ptr::without_provenance_mut(address as usize);
         Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
+    /// As [`ViewMut::front`], of device memory.
+    ///
+    /// # Safety
+    /// As for [`ViewMut::on_device`].
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn front_on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        ordinal: u32,
+    ) -> Self {
+        in_front(shape, len);
+        let (ptr, strides) = (std::ptr::without_provenance_mut(address as usize), contiguous(shape));
+        ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
+    }
+
+    /// The same view, if its elements are of type `U`: from generic code to a type it has asked for.
+    pub(crate) fn of_type<U: 'static>(self) -> Option<ViewMut<'a, U, N>>
+    where
+        T: 'static,
+    {
+        let ViewMut { ptr, shape, strides, place, .. } = self;
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then_some(ViewMut { ptr: ptr.cast(), shape, strides, place, life: PhantomData })
     }
 
     /// The same elements, to read.
