@@ -4,6 +4,9 @@
 //! contiguous (stride 1), so a row is a slice; the others may have any stride that keeps rows apart. It knows where
 //! its memory is: only views of host memory give slices.
 
+#[cfg(feature = "cuda")]
+mod device;
+
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -129,50 +132,13 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         self.ptr
     }
 
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory; the rules of [`View::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and stay there, unwritten, for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        let ptr = std::ptr::without_provenance(address as usize);
-        Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
-    }
-
-    /// As [`View::front`], of device memory.
-    ///
-    /// # Safety
-    /// As for [`View::on_device`].
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn front_on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        ordinal: u32,
-    ) -> Self {
-        in_front(shape, len);
-        let (ptr, strides) = (std::ptr::without_provenance(address as usize), contiguous(shape));
-        View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
-    }
-
     /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
     pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
         self.shape[axis] = range.len();
         if !self.shape.contains(&0) {
-            // SAFETY: the start of a non-empty range is inside the view.
-            self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
+            // It stays inside the view; of a device's address there is nothing that `add` could be inside of.
+            self.ptr = self.ptr.wrapping_add(range.start * self.strides[axis]);
         }
         self
     }
@@ -230,44 +196,6 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         self.ptr
     }
 
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory to write; the rules of [`ViewMut::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and belong to the view for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        rows_apart(shape, strides)?;
-        let ptr = std::ptr::without_provenance_mut(address as usize);
-        Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
-    }
-
-    /// As [`ViewMut::front`], of device memory.
-    ///
-    /// # Safety
-    /// As for [`ViewMut::on_device`].
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn front_on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        ordinal: u32,
-    ) -> Self {
-        in_front(shape, len);
-        let (ptr, strides) = (std::ptr::without_provenance_mut(address as usize), contiguous(shape));
-        ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
-    }
-
     /// The same view, if its elements are of type `U`: from generic code to a type it has asked for.
     pub(crate) fn of_type<U: 'static>(self) -> Option<ViewMut<'a, U, N>>
     where
@@ -307,9 +235,9 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
             place: self.place,
             life: PhantomData,
         };
-        // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
-        // parts share no element: they have no common index along `axis`, and strides keep indices apart.
-        let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
+        // The tail starts inside the view unless it is empty, and then it is never read. The two parts share no
+        // element: they have no common index along `axis`, and strides keep indices apart.
+        let ptr = if tail.contains(&0) { self.ptr } else { self.ptr.wrapping_add(at * self.strides[axis]) };
         (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
     }
 

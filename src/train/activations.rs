@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::moe::{Saved, Workspace};
+use crate::ops::RmsNormBackward;
 use crate::tensor::Tensor;
 
 /// Activations of one block.
@@ -38,6 +39,8 @@ pub(super) struct Activations<T> {
     /// Gradients that live for a block: of the stream, of a norm's output. Empty unless training.
     pub dstream: Tensor<T, 2>, // [rows, hidden]
     pub dnormed: Tensor<T, 2>, // [rows, hidden]
+    /// Workspace of the norms' backward.
+    pub dgain: Tensor<f32, 1>,
 }
 
 impl<T: Elem> Activations<T> {
@@ -69,6 +72,7 @@ impl<T: Elem> Activations<T> {
             ws: Workspace::new(device, &layer, rows, train, lent)?,
             dstream: device.zeros([backward, hidden])?,
             dnormed: device.zeros([backward, hidden])?,
+            dgain: device.zeros([RmsNormBackward::<T>::workspace_len(backward, hidden)])?,
         })
     }
 
@@ -104,6 +108,6 @@ impl<T: Elem> Activations<T> {
 
     /// Bytes of everything else.
     pub fn workspace_bytes(&self) -> u64 {
-        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes()
+        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.dgain.bytes()
     }
 }
