@@ -148,7 +148,7 @@ fn the_same_on_any_threads() {
     let targets = Guarded::ids(&(0..200).map(|p| p % 50).collect::<Vec<u32>>());
     same_bits_on_any_threads(|device| {
         let mut x = Guarded::<f32, 2>::of(&logits, [200, 50]);
-        let mut loss = device.zeros::<f32, 1>([200]);
+        let mut loss = device.zeros::<f32, 1>([200]).unwrap();
         let (logits, targets) = (x.view_mut(), targets.view());
         let op = CrossEntropy { logits, targets, scale: 0.1, loss: loss.view_mut() };
         device.run(op).unwrap();

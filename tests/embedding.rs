@@ -95,7 +95,7 @@ fn the_same_on_any_threads() {
     let ids = Guarded::ids(&(0..900).map(|i| i * i % 13).collect::<Vec<u32>>());
     let dy = Guarded::<f32, 2>::normal(&mut Rng::new(2), [900, 150], 1.0);
     same_bits_on_any_threads(|device| {
-        let mut dtable = device.zeros::<f32, 2>([13, 150]);
+        let mut dtable = device.zeros::<f32, 2>([13, 150]).unwrap();
         device
             .run(EmbeddingBackward {
                 ids: ids.view(),

@@ -140,7 +140,7 @@ fn combine_is_the_same_on_any_threads() {
     let plan = case.plan();
     let x = Guarded::<f32, 2>::normal(&mut Rng::new(1), [plan.by_expert().rows(), 24], 1.0);
     same_bits_on_any_threads(|device| {
-        let mut y = device.zeros::<f32, 2>([case.tokens, 24]);
+        let mut y = device.zeros::<f32, 2>([case.tokens, 24]).unwrap();
         let order = plan.by_expert();
         device.run(Combine { x: x.view(), order, weight: None, y: y.view_mut(), accumulate: false }).unwrap();
         common::guarded::bits(&y)

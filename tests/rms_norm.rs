@@ -146,9 +146,12 @@ fn the_same_on_any_threads() {
     let x = Guarded::<f32, 2>::normal(&mut rng, [rows, hidden], 1.0);
     let gain = Guarded::<f32, 1>::normal(&mut rng, [hidden], 1.0);
     same_bits_on_any_threads(|device| {
-        let (mut y, mut dx) =
-            (device.zeros::<f32, 2>([rows, hidden]), device.zeros::<f32, 2>([rows, hidden]));
-        let (mut inv, mut dgain) = (device.zeros::<f32, 1>([rows]), device.zeros::<f32, 1>([hidden]));
+        let (mut y, mut dx) = (
+            device.zeros::<f32, 2>([rows, hidden]).unwrap(),
+            device.zeros::<f32, 2>([rows, hidden]).unwrap(),
+        );
+        let (mut inv, mut dgain) =
+            (device.zeros::<f32, 1>([rows]).unwrap(), device.zeros::<f32, 1>([hidden]).unwrap());
         let (x, gain) = (x.view(), gain.view());
         device.run(RmsNorm { x, gain, eps: EPS, y: y.view_mut(), inv_rms: inv.view_mut() }).unwrap();
         let mut room = workspace(rows, hidden);

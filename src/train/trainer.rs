@@ -8,7 +8,7 @@ use super::load::LoadCounts;
 use super::model::Model;
 use super::param::Param;
 use crate::device::Device;
-use crate::elem::{DType, Elem};
+use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::Router;
 use crate::ops::{AdamW, GlobalNorm, RouteLoss};
@@ -63,8 +63,8 @@ impl<T: Elem> Trainer<T> {
             config: config.clone(),
             device: device.clone(),
             step: 0,
-            norm: device.zeros([1]),
-            squares: device.zeros([squares]),
+            norm: device.zeros([1])?,
+            squares: device.zeros([squares])?,
             ids,
         })
     }
@@ -126,7 +126,7 @@ impl<T: Elem> Trainer<T> {
             self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
         let (norm, workspace) = (self.norm.view_mut(), self.squares.view_mut());
         self.device.run(GlobalNorm { grads, norm, workspace })?;
-        let grad_norm = self.norm.host()[0];
+        let grad_norm = self.norm.to_vec()?[0];
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
@@ -175,15 +175,9 @@ impl<T: Elem> Trainer<T> {
 
 /// Stored weights that are f32 themselves.
 fn f32_weights<T: Elem>(weight: &mut Tensor<T, 3>) -> Result<ViewMut<'_, f32, 1>> {
-    if T::DTYPE != DType::F32 {
-        let values = format!("dtype = {:?}", T::DTYPE);
-        return Err(Error::Rule {
-            op: "Trainer",
-            rule: "half-precision weights have an f32 master copy",
-            values,
-        });
-    }
-    let values: &mut [f32] = bytemuck::cast_slice_mut(weight.host_mut());
-    let len = values.len();
-    ViewMut::new(values, [len])
+    weight.flat_mut().of_type().ok_or_else(|| Error::Rule {
+        op: "Trainer",
+        rule: "half-precision weights have an f32 master copy",
+        values: format!("dtype = {:?}", T::DTYPE),
+    })
 }

@@ -44,6 +44,7 @@ const CUDA_TESTS: &[&str] = &[
     "rms_norm",
     "rope",
     "swiglu",
+    "tensor",
 ];
 
 impl Test {
