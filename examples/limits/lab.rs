@@ -134,10 +134,17 @@ impl Lab {
 
     /// Runs an operation and counts.
     pub fn measure<O: Op>(&self, s: &Shape, need: Need, op: O) -> Result<Row> {
+        self.measure_tiled(s, |_| need, op)
+    }
+
+    /// As `measure`, where what is needed depends on the kernels that the operation chooses, given by name.
+    pub fn measure_tiled<O: Op>(&self, s: &Shape, need: impl FnOnce(&[&str]) -> Need, op: O) -> Result<Row> {
         let (bytes, flops) = (op.bytes(), op.flops());
         self.device.run(op)?;
         self.cuda.synchronize()?;
         let counts = self.counts()?;
+        let kernels: Vec<&str> = counts.iter().filter_map(|c| c["kernel"].as_str()).collect();
+        let need = need(&kernels);
         let sum = |name: &str| counts.iter().map(|c| c["counters"][name].as_u64().unwrap_or(0)).sum::<u64>();
         let ideal_wavefronts = sum("shared_ideal");
         Ok(Row {
