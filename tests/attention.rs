@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, close, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, close, devices, same_bits_on_any_threads,
+};
 use trimoe::ops::{Attention, AttentionBackward};
-use trimoe::{Device, Elem, bf16, f16};
+use trimoe::{DType, Device, Elem, Place, bf16, f16};
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -12,6 +14,32 @@ struct Case {
     seq: usize,
     heads: usize,
     head_dim: usize,
+}
+
+/// How operands of a second product are rounded: relative to their size, and at least.
+#[derive(Clone, Copy, Default)]
+struct Rounding {
+    relative: f64,
+    least: f64,
+}
+
+impl Rounding {
+    /// On CUDA devices tensor cores take probabilities and their gradients as `T`, by contract of the operations.
+    /// f16 is subnormal below 2^-14, its values 2^-24 apart.
+    fn of<T: Elem>(device: &Device) -> Self {
+        match T::DTYPE {
+            _ if device.place() == Place::Host => Rounding::default(),
+            DType::F32 => Rounding::default(),
+            DType::Bf16 => Rounding { relative: T::EPS as f64, least: 0.0 },
+            DType::F16 => Rounding { relative: T::EPS as f64, least: 2f64.powi(-25) },
+        }
+    }
+
+    /// What rounding `left` moves its product with `right` by, at most; `unit` is what 1 stands for in `left` where it
+    /// is rounded.
+    fn of_product(self, left: f64, right: f64, unit: f64) -> f64 {
+        (left.abs() * self.relative).max(self.least * unit) * right.abs()
+    }
 }
 
 /// The definition on f64 matrices; bounds carry the magnitudes of the terms.
@@ -54,7 +82,7 @@ impl Case {
     }
 
     /// `(out, lse)`.
-    fn forward(&self, qkv: &[f64]) -> (Vec<Bound>, Vec<Bound>) {
+    fn forward(&self, qkv: &[f64], rounding: Rounding) -> (Vec<Bound>, Vec<Bound>) {
         let mut out = vec![Bound::default(); self.rows() * self.hidden()];
         let mut lse = vec![Bound::default(); self.heads * self.rows()];
         for (h, i, first) in self.queries() {
@@ -64,11 +92,13 @@ impl Case {
             let amplify = self.amplify(qkv, h, i, first);
             let terms = self.seq + self.head_dim;
             let value = top + sum.ln();
-            lse[h * self.rows() + i] = Bound { value, magnitude: amplify + value.abs(), terms };
+            lse[h * self.rows() + i] = Bound { value, magnitude: amplify + value.abs(), terms, slack: 0.0 };
             for e in 0..self.head_dim {
                 let bound = &mut out[self.at(1, i, 0, h, e)];
                 for (j, s) in (first..=i).zip(&scores) {
-                    bound.add((s - value).exp() * qkv[self.at(3, j, 2, h, e)]);
+                    let (p, v) = ((s - value).exp(), qkv[self.at(3, j, 2, h, e)]);
+                    bound.add(p * v);
+                    bound.slack += rounding.of_product(p, v, 1.0);
                 }
                 *bound = Bound { magnitude: bound.magnitude * amplify, terms, ..*bound };
             }
@@ -113,7 +143,13 @@ impl Case {
         let mut lse = Guarded::<f32, 2>::nan([self.heads, self.rows()]);
         let (heads, seq) = (self.heads, self.seq);
         device
-            .run(Attention { qkv: qkv.view(), heads, seq, out: out.view_mut(), lse: lse.view_mut() })
+            .run(Attention {
+                qkv: qkv.view_on(device),
+                heads,
+                seq,
+                out: out.view_mut_on(device),
+                lse: lse.view_mut_on(device),
+            })
             .unwrap();
         (out, lse)
     }
@@ -123,11 +159,16 @@ impl Case {
         let mut rng = Rng::new(1);
         let qkv = Guarded::<T, 2>::normal(&mut rng, [self.rows(), 3 * self.hidden()], size);
         let dout = Guarded::<T, 2>::normal(&mut rng, [self.rows(), self.hidden()], 1.0);
-        let (want_out, want_lse) = self.forward(&qkv.values());
-        for device in devices() {
+        for device in all_devices() {
+            let rounding = Rounding::of::<T>(&device);
+            let (want_out, want_lse) = self.forward(&qkv.values(), rounding);
+            let name = format!("{name} {}", device.place());
             let (out, lse) = self.attention(&device, &qkv);
             assert_within::<T>(&format!("{name} out"), &out.written(), &want_out);
             assert_within::<f32>(&format!("{name} lse"), &lse.written(), &want_lse);
+            if device.place() != Place::Host {
+                continue;
+            }
             let mut dqkv = Guarded::<T, 2>::nan([self.rows(), 3 * self.hidden()]);
             let op = AttentionBackward {
                 dout: dout.view(),
@@ -171,6 +212,21 @@ fn every_tile_edge_and_dtype() {
     }
     // Scores up to about 80: most probabilities vanish.
     case([1, 70, 1, 16]).run::<f32>(5.0);
+    case([1, 70, 1, 16]).run::<bf16>(5.0);
+}
+
+/// Heads at the edges of what the variants of the kernels take, in rows that are aligned and in rows that are not.
+#[test]
+fn every_head_dim() {
+    for (head_dim, heads) in [(31, 1), (32, 1), (33, 2), (40, 1), (64, 2), (65, 1), (128, 1)] {
+        case([1, 70, heads, head_dim]).run::<f32>(1.0);
+        case([1, 130, heads, head_dim]).run::<bf16>(1.0);
+        case([2, 33, heads, head_dim]).run::<f16>(1.0);
+    }
+    for head_dim in [129, 256] {
+        case([1, 70, 1, head_dim]).run::<bf16>(1.0);
+        case([2, 17, 1, head_dim]).run::<f16>(1.0);
+    }
 }
 
 #[test]
@@ -179,11 +235,11 @@ fn the_oracle_is_the_derivative() {
     let mut rng = Rng::new(2);
     let (qkv, dout) =
         (rng.normals(case.rows() * 3 * case.hidden()), rng.normals(case.rows() * case.hidden()));
-    let (out, lse) = case.forward(&qkv);
+    let (out, lse) = case.forward(&qkv, Rounding::default());
     let loss = |i: usize, by: f64| -> f64 {
         let mut moved = qkv.clone();
         moved[i] += by;
-        case.forward(&moved).0.iter().zip(&dout).map(|(o, d)| o.value * d).sum()
+        case.forward(&moved, Rounding::default()).0.iter().zip(&dout).map(|(o, d)| o.value * d).sum()
     };
     let slopes: Vec<f64> = (0..qkv.len()).map(|i| (loss(i, step) - loss(i, -step)) / (2.0 * step)).collect();
     let got = values(&case.backward(&qkv, &values(&out), &values(&lse), &dout));
