@@ -35,6 +35,8 @@ macro_rules! variants {
 }
 
 pub(super) const FORWARD: &[Variant] = variants!(ATTENTION, "attention");
+pub(super) const BACKWARD_DQ: &[Variant] = variants!(ATTENTION_BACKWARD, "attention_dq");
+pub(super) const BACKWARD_DKV: &[Variant] = variants!(ATTENTION_BACKWARD, "attention_dkv");
 
 /// The narrowest variant that takes heads of this many columns.
 fn choose(variants: &[Variant], dtype: DType, head_dim: usize) -> Option<&Variant> {
