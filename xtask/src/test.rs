@@ -33,7 +33,20 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 ];
 
 /// Tests of operations that have kernels: they run on every device there is.
-    &["adamw", "add", "attention", "copy", "cross_entropy", "embedding", "global_norm", "permute", "rms_norm", "rope", "swiglu", "tensor"];
+const CUDA_TESTS: &[&str] = &[
+    "adamw",
+    "add",
+    "attention",
+    "copy",
+    "cross_entropy",
+    "embedding",
+    "global_norm",
+    "permute",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "tensor",
+];
 
 impl Test {
     /// Does it.
