@@ -8,6 +8,8 @@ mod adamw;
 mod add;
 mod attention;
 mod attention_backward;
+#[cfg(feature = "cuda")]
+mod attention_kernels;
 mod build_plan;
 mod copy;
 mod cross_entropy;
