@@ -36,11 +36,13 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 const CUDA_TESTS: &[&str] = &[
     "adamw",
     "add",
+    "attention",
     "copy",
     "cross_entropy",
     "embedding",
     "global_norm",
     "permute",
+    "plan",
     "rms_norm",
     "rope",
     "swiglu",
