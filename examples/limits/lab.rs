@@ -6,9 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde_json::Value;
 use trimoe::cuda::Cuda;
-use trimoe::cuda::cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 use trimoe::ops::Op;
-use trimoe::{Device, Error, Plan, Result, View, ViewMut};
+use trimoe::{Device, Elem, Error, Plain, Plan, Result, Tensor};
 
 use crate::shapes::Shape;
 
@@ -38,13 +37,6 @@ pub struct Lab {
     pub device: Device,
     pub cuda: Cuda,
     stats: RefCell<BufReader<File>>,
-}
-
-/// A contiguous array on the device.
-pub struct Buffer<T, const N: usize> {
-    slice: CudaSlice<T>,
-    cuda: Cuda,
-    shape: [usize; N],
 }
 
 /// What an operation cannot do without.
@@ -91,31 +83,23 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Values near 1 in size, neither equal nor zero, the same on every run.
-    pub fn filled<T, const N: usize>(&self, shape: [usize; N]) -> Result<Buffer<T, N>>
-    where
-        T: trimoe::Elem + DeviceRepr,
-    {
-        let len: usize = shape.iter().product();
-        let values: Vec<T> = (0..len as u32).map(|i| T::from_f32(wave(i))).collect();
-        Ok(Buffer { slice: self.cuda.upload(&values)?, cuda: self.cuda.clone(), shape })
+    /// Values below 1 in size, neither equal nor zero, the same on every run.
+    pub fn filled<T: Elem, const N: usize>(&self, shape: [usize; N]) -> Result<Tensor<T, N>> {
+        let values: Vec<T> =
+            (0..shape.iter().product::<usize>() as u32).map(|i| T::from_f32(wave(i))).collect();
+        self.given(&values, shape)
     }
 
     /// Given values.
-    pub fn given<T: DeviceRepr, const N: usize>(
-        &self,
-        values: &[T],
-        shape: [usize; N],
-    ) -> Result<Buffer<T, N>> {
-        Ok(Buffer { slice: self.cuda.upload(values)?, cuda: self.cuda.clone(), shape })
+    pub fn given<T: Plain, const N: usize>(&self, values: &[T], shape: [usize; N]) -> Result<Tensor<T, N>> {
+        let mut tensor = self.device.zeros(shape)?;
+        tensor.copy_from(values)?;
+        Ok(tensor)
     }
 
     /// Zeros.
-    pub fn zeros<T, const N: usize>(&self, shape: [usize; N]) -> Result<Buffer<T, N>>
-    where
-        T: DeviceRepr + ValidAsZeroBits,
-    {
-        Ok(Buffer { slice: self.cuda.zeros(shape.iter().product())?, cuda: self.cuda.clone(), shape })
+    pub fn zeros<T: Plain, const N: usize>(&self, shape: [usize; N]) -> Result<Tensor<T, N>> {
+        self.device.zeros(shape)
     }
 
     /// An even routing: segments are whole tiles, tokens of a cluster and slots of an expert interleaved.
@@ -181,28 +165,14 @@ fn wave(i: u32) -> f32 {
     (i.wrapping_mul(0x9e37_79b9) >> 8) as f32 / (1u32 << 23) as f32 - 1.0
 }
 
-impl<T, const N: usize> Buffer<T, N> {
-    fn strides(&self) -> [usize; N] {
-        let mut strides = [1; N];
-        for i in (0..N - 1).rev() {
-            strides[i] = strides[i + 1] * self.shape[i + 1];
-        }
-        strides
-    }
+/// Sectors that a tensor lies in: allocations start at sector bounds.
+pub trait Sectors {
+    /// Their number.
+    fn sectors(&self) -> u64;
+}
 
-    /// To read.
-    pub fn view(&self) -> View<'_, T, N> {
-        self.cuda.view(&self.slice, 0, self.shape, self.strides()).expect("the shape of the slice")
-    }
-
-    /// To write.
-    pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
-        let strides = self.strides();
-        self.cuda.view_mut(&mut self.slice, 0, self.shape, strides).expect("the shape of the slice")
-    }
-
-    /// Sectors it lies in: slices start at sector bounds.
-    pub fn sectors(&self) -> u64 {
-        (self.shape.iter().product::<usize>() * size_of::<T>()).div_ceil(SECTOR as usize) as u64
+impl<T: Plain, const N: usize> Sectors for Tensor<T, N> {
+    fn sectors(&self) -> u64 {
+        self.bytes().div_ceil(SECTOR)
     }
 }

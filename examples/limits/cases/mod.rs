@@ -1,7 +1,10 @@
 //! One function for each operation: its operands at a shape, and what it cannot do without.
 
+mod attention;
+mod products;
 mod rowwise;
 mod sorted;
+mod training;
 
 use trimoe::Result;
 
@@ -13,7 +16,11 @@ type Case = fn(&Lab, &Shape) -> Result<Row>;
 
 /// Every operation at a shape.
 pub fn all(lab: &Lab, s: &Shape) -> Result<Vec<Row>> {
-    [rowwise::CASES, sorted::CASES].concat().iter().map(|case| case(lab, s)).collect()
+    [rowwise::CASES, sorted::CASES, training::CASES, attention::CASES]
+        .concat()
+        .iter()
+        .map(|case| case(lab, s))
+        .collect()
 }
 
 /// Everything once, nothing again.

@@ -4,7 +4,7 @@ use trimoe::ops::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 use trimoe::{Result, Segments, bf16};
 
 use super::Case;
-use crate::lab::{Lab, Need, Row};
+use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
 pub const CASES: &[Case] = &[dense, forward, dgrad, wgrad];

@@ -4,7 +4,7 @@ use trimoe::ops::{Add, Copy, RmsNorm, Rope, SwiGlu};
 use trimoe::{Result, bf16};
 
 use super::{Case, once, one_by_one};
-use crate::lab::{Lab, Need, Row};
+use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
 pub const CASES: &[Case] = &[add, copy, rms_norm, rope, swiglu];

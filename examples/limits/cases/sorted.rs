@@ -4,7 +4,7 @@ use trimoe::ops::{Combine, CombineBackward, Permute, SlotWeights, SwiGluBackward
 use trimoe::{Result, bf16};
 
 use super::{Case, one_by_one};
-use crate::lab::{Lab, Need, Row};
+use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
 pub const CASES: &[Case] = &[permute, combine, combine_backward, swiglu_backward];

@@ -1,10 +1,10 @@
 //! Operations of the trainer: vocabulary, optimiser.
 
 use trimoe::ops::{AdamW, CrossEntropy, Embedding, EmbeddingBackward, GlobalNorm, RmsNormBackward};
-use trimoe::{Result, bf16};
+use trimoe::{Result, Tensor, bf16};
 
 use super::{Case, once, one_by_one};
-use crate::lab::{Buffer, Lab, Need, Row};
+use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
 pub const CASES: &[Case] =
@@ -14,7 +14,7 @@ pub const CASES: &[Case] =
 const VOCAB: usize = 4096;
 
 /// Ids in no order.
-fn ids(lab: &Lab, s: &Shape) -> Result<Buffer<u32, 1>> {
+fn ids(lab: &Lab, s: &Shape) -> Result<Tensor<u32, 1>> {
     let ids: Vec<u32> = (0..s.tokens).map(|t| (t * 2654435761 % VOCAB) as u32).collect();
     lab.given(&ids, [s.tokens])
 }
@@ -26,10 +26,14 @@ fn rms_norm_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let mut dx = lab.zeros::<bf16, 2>([s.tokens, s.hidden])?;
     let mut dgain = lab.zeros::<f32, 1>([s.hidden])?;
     let mut workspace = lab.zeros::<f32, 1>([RmsNormBackward::<bf16>::workspace_len(s.tokens, s.hidden)])?;
-    // The gain's gradient is a kernel of its own, which reads both again, and one that adds up its partial sums.
+    // One kernel writes partial sums of dgain, a second adds them up; every row reads the gain.
     let need = Need {
-        floor: 3 * x.sectors() + gain.sectors() + dgain.sectors() + inv_rms.sectors(),
-        again: 0,
+        floor: 3 * x.sectors()
+            + gain.sectors()
+            + dgain.sectors()
+            + inv_rms.sectors()
+            + 2 * workspace.sectors(),
+        again: (s.tokens as u64 - 1) * gain.sectors() + one_by_one(s.tokens),
         ..Need::default()
     };
     let op = RmsNormBackward {
@@ -50,7 +54,8 @@ fn embedding(lab: &Lab, s: &Shape) -> Result<Row> {
     let ids = ids(lab, s)?;
     let table = lab.filled::<bf16, 2>([VOCAB, s.hidden])?;
     let mut y = lab.zeros::<bf16, 2>([s.tokens, s.hidden])?;
-    let need = Need { floor: 2 * y.sectors() + ids.sectors(), again: one_by_one(s.tokens), ..Need::default() };
+    let need =
+        Need { floor: 2 * y.sectors() + ids.sectors(), again: one_by_one(s.tokens), ..Need::default() };
     lab.measure(s, need, Embedding { ids: ids.view(), table: table.view(), scale: 2.0, y: y.view_mut() })
 }
 
@@ -59,7 +64,11 @@ fn embedding_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let dy = lab.filled::<bf16, 2>([s.tokens, s.hidden])?;
     let mut dtable = lab.zeros::<f32, 2>([VOCAB, s.hidden])?;
     let need = once(0);
-    lab.measure(s, need, EmbeddingBackward { ids: ids.view(), dy: dy.view(), scale: 2.0, dtable: dtable.view_mut() })
+    lab.measure(
+        s,
+        need,
+        EmbeddingBackward { ids: ids.view(), dy: dy.view(), scale: 2.0, dtable: dtable.view_mut() },
+    )
 }
 
 fn cross_entropy(lab: &Lab, s: &Shape) -> Result<Row> {
@@ -87,7 +96,7 @@ fn global_norm(lab: &Lab, s: &Shape) -> Result<Row> {
     let lens = [s.tokens * s.hidden, s.hidden];
     let mut workspace = lab.zeros::<f64, 1>([GlobalNorm::workspace_len(lens)])?;
     let floor = grads[0].sectors() + grads[1].sectors() + 2 * workspace.sectors() + 1;
-    let grads = grads.iter().map(Buffer::view).collect();
+    let grads = grads.iter().map(Tensor::view).collect();
     lab.measure(s, once(floor), GlobalNorm { grads, norm: norm.view_mut(), workspace: workspace.view_mut() })
 }
 

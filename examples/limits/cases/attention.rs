@@ -1,0 +1,103 @@
+//! Attention of one sequence. Models have more heads than are run here: the counts are linear in them.
+
+use trimoe::ops::{Attention, AttentionBackward};
+use trimoe::{Result, bf16};
+
+use super::Case;
+use crate::lab::{Lab, Need, Row, Sectors};
+use crate::shapes::Shape;
+
+pub const CASES: &[Case] = &[forward, backward];
+
+const HEADS: usize = 2;
+
+/// How the kernels cut a head of 16-bit columns (kernels/attention.cu, attention_backward.cu).
+struct Cut {
+    seq: usize,
+    head_dim: usize,
+}
+
+impl Cut {
+    fn of(s: &Shape) -> Self {
+        Cut { seq: s.tokens, head_dim: s.hidden / s.heads }
+    }
+
+    fn hidden(&self) -> usize {
+        HEADS * self.head_dim
+    }
+
+    /// Sectors of so many rows of a head.
+    fn rows(&self, count: usize) -> u64 {
+        (HEADS * count * self.head_dim * 2 / 32) as u64
+    }
+
+    /// Products of `[rows, head_dim]` with the keys or queries that warps of `rows` rows see, in tiles of `step`.
+    fn flops(&self, rows: usize, step: usize, products: usize) -> u64 {
+        let seen = |first: usize| (first + rows).min(self.seq).div_ceil(step) * step;
+        let pairs: usize = (0..self.seq).step_by(rows).map(|first| rows * seen(first)).sum();
+        (2 * products * pairs * HEADS * self.head_dim) as u64
+    }
+
+    /// Rows of keys that blocks of `rows` queries read, in tiles of `step`.
+    fn keys_read(&self, rows: usize, step: usize) -> usize {
+        let seen = |first: usize| (first + rows).min(self.seq).div_ceil(step) * step;
+        (0..self.seq).step_by(rows).map(|first| seen(first).min(self.seq)).sum()
+    }
+
+    /// Rows of queries that blocks of `rows` keys read.
+    fn queries_read(&self, rows: usize) -> usize {
+        (0..self.seq).step_by(rows).map(|first| self.seq - first).sum()
+    }
+}
+
+fn forward(lab: &Lab, s: &Shape) -> Result<Row> {
+    let cut = Cut::of(s);
+    let qkv = lab.filled::<bf16, 2>([s.tokens, 3 * cut.hidden()])?;
+    let mut out = lab.zeros::<bf16, 2>([s.tokens, cut.hidden()])?;
+    let mut lse = lab.zeros::<f32, 2>([HEADS, s.tokens])?;
+    let keys = if cut.head_dim <= 64 { 64 } else { 32 };
+    let need = Need {
+        floor: qkv.sectors() + out.sectors() + lse.sectors(),
+        // Keys and values once for every 128 queries that see them.
+        again: 2 * (cut.rows(cut.keys_read(128, keys)) - cut.rows(cut.seq)),
+        tensor_flops: cut.flops(32, keys, 2),
+        ..Need::default()
+    };
+    let op =
+        Attention { qkv: qkv.view(), heads: HEADS, seq: s.tokens, out: out.view_mut(), lse: lse.view_mut() };
+    lab.measure(s, need, op)
+}
+
+fn backward(lab: &Lab, s: &Shape) -> Result<Row> {
+    let cut = Cut::of(s);
+    let qkv = lab.filled::<bf16, 2>([s.tokens, 3 * cut.hidden()])?;
+    let [out, dout] =
+        [lab.filled::<bf16, 2>([s.tokens, cut.hidden()])?, lab.filled([s.tokens, cut.hidden()])?];
+    let lse = lab.filled::<f32, 2>([HEADS, s.tokens])?;
+    let mut dqkv = lab.zeros::<bf16, 2>([s.tokens, 3 * cut.hidden()])?;
+    let mut workspace = lab.zeros::<f32, 1>([AttentionBackward::<bf16>::workspace_len(s.tokens, HEADS)])?;
+    let (rows, keys) = (if cut.head_dim <= 64 { 128 } else { 64 }, if cut.head_dim <= 64 { 32 } else { 16 });
+    let queries = if cut.head_dim <= 32 { 32 } else { 16 };
+    // Two kernels: dq and the dot products of rows, then dk and dv. Both read queries, keys, values and dout.
+    let need = Need {
+        floor: 2 * (qkv.sectors() + dout.sectors() + lse.sectors() + workspace.sectors())
+            + out.sectors()
+            + dqkv.sectors(),
+        again: 2
+            * (cut.rows(cut.keys_read(rows, keys)) + cut.rows(cut.queries_read(rows))
+                - 2 * cut.rows(cut.seq)),
+        tensor_flops: cut.flops(rows / 4, keys, 3) + cut.flops(rows / 4, queries, 4),
+        ..Need::default()
+    };
+    let op = AttentionBackward {
+        dout: dout.view(),
+        out: out.view(),
+        qkv: qkv.view(),
+        lse: lse.view(),
+        heads: HEADS,
+        seq: s.tokens,
+        dqkv: dqkv.view_mut(),
+        workspace: workspace.view_mut(),
+    };
+    lab.measure(s, need, op)
+}
