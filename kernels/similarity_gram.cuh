@@ -226,14 +226,31 @@ struct WarpProducts {
         }
     }
 
+    /// Moves the sums to the totals.
     __device__ void flush() {
-        for_all([&](uint32_t i, uint32_t j, uint32_t h, int k) {
-            total[i][j][h].at[k] += sum[i][j][h].at[k];
-            sum[i][j][h].at[k] = 0.0f;
+        for_all([&](Sums& sum, Sums& total, uint32_t, uint32_t) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                total.at[k] += sum.at[k];
+            }
+            sum = Sums();
         });
     }
 
-    /// Calls `use` for the positions of all sums.
+    /// Calls `use(row, column, pair)` for pairs of neighbours of the totals, by the place of the first in the tile.
+    template <class Use>
+    __device__ void for_pairs(Use use) {
+        for_all([&](const Sums&, const Sums& total, uint32_t first_row, uint32_t first_column) {
+#pragma unroll
+            for (int k = 0; k < 4; k += 2) {
+                const Vec<float, 2> pair = {total.at[k], total.at[k + 1]};
+                use(first_row + Sums::row(k), first_column + Sums::col(k), pair);
+            }
+        });
+    }
+
+private:
+    /// Calls `use(sum, total, row, column)` for all sums, by the place of their first product in the tile.
     template <class Use>
     __device__ void for_all(Use use) {
 #pragma unroll
@@ -242,21 +259,10 @@ struct WarpProducts {
             for (uint32_t j = 0; j < (Tile::ALONE ? i + 1 : N); ++j) {
 #pragma unroll
                 for (uint32_t h = 0; h < 2; ++h) {
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) {
-                        use(i, j, h, k);
-                    }
+                    use(sum[i][j][h], total[i][j][h], row + 16 * i, column + 16 * j + 8 * h);
                 }
             }
         }
-    }
-
-    /// Calls `use(row in the tile, column in the tile, total)` for all products.
-    template <class Use>
-    __device__ void for_totals(Use use) {
-        for_all([&](uint32_t i, uint32_t j, uint32_t h, int k) {
-            use(row + 16 * i + Sums::row(k), column + 16 * j + 8 * h + Sums::col(k), total[i][j][h].at[k]);
-        });
     }
 };
 
@@ -319,11 +325,14 @@ __device__ void gram(const GramParams& p, typename Tile::Smem& smem) {
 
     double* partial = array_of<double>(p.partial) + blockIdx.y * packed(p.experts, 0);  // packed
     if constexpr (Tile::WARPS_K == 1) {
-        products.for_totals([&](uint32_t row, uint32_t column, float total) {
+        products.for_pairs([&](uint32_t row, uint32_t column, const Vec<float, 2>& pair) {
             const uint32_t i = first_row + row;
-            const uint32_t j = first_column + column;
-            if (i < p.experts && j <= i) {
-                partial[packed(i, j)] = double(total);
+#pragma unroll
+            for (uint32_t k = 0; k < 2; ++k) {
+                const uint32_t j = first_column + column + k;
+                if (i < p.experts && j <= i) {
+                    partial[packed(i, j)] = double(pair.at[k]);
+                }
             }
         });
     } else {
@@ -331,9 +340,13 @@ __device__ void gram(const GramParams& p, typename Tile::Smem& smem) {
         for (uint32_t turn = 0; turn < Tile::WARPS_K; ++turn) {
             __syncthreads();
             if (products.share == turn) {
-                products.for_totals([&](uint32_t row, uint32_t column, float total) {
-                    float& sum = smem.sums[row * Tile::PITCH + column];
-                    sum = turn == 0 ? total : sum + total;
+                products.for_pairs([&](uint32_t row, uint32_t column, Vec<float, 2> pair) {
+                    float* sum = smem.sums + row * Tile::PITCH + column;
+                    if (turn > 0) {
+                        const Vec<float, 2> before = load<2>(sum);
+                        pair = {before.at[0] + pair.at[0], before.at[1] + pair.at[1]};
+                    }
+                    store(sum, pair);
                 });
             }
         }
