@@ -6,8 +6,8 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use trimoe::ops::{
-    Attention, Combine, Expand, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, RmsNorm, Route,
-    Routing, SwiGlu,
+    Attention, Combine, Expand, Gram, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, RmsNorm,
+    Route, Routing, SwiGlu,
 };
 use trimoe::{Device, Plan, Segments, Tensor};
 
@@ -48,9 +48,9 @@ const SHAPES: [Shape; 2] = [
 
 /// Values that are neither equal nor denormal, the same on every run.
 fn fill<const N: usize>(device: &Device, shape: [usize; N]) -> Tensor<f32, N> {
-    let mut tensor = device.zeros(shape);
+    let mut tensor = device.zeros(shape).expect("memory");
     let wave = |(i, v): (usize, &mut f32)| *v = ((i as f32) * 0.7311).sin() * 0.1;
-    tensor.host_mut().iter_mut().enumerate().for_each(wave);
+    tensor.host_mut().expect("host memory").iter_mut().enumerate().for_each(wave);
     tensor
 }
 
@@ -149,7 +149,7 @@ fn ops(c: &mut Criterion) {
             device.run(SwiGlu { z: z.view(), weights: None, h: h.view_mut() }).expect("swiglu");
         });
         let router = fill(&device, [s.clusters + s.experts, s.hidden]);
-        let mut routing = Routing::new(&device, s.tokens, s.topk, s.experts, s.clusters);
+        let mut routing = Routing::new(&device, s.tokens, s.topk, s.experts, s.clusters).expect("memory");
         let logits = Throughput::Elements(2 * (s.tokens * (s.clusters + s.experts) * s.hidden) as u64);
         row(&mut group, "route", s.name, logits, || {
             let op = Route { x: x.view(), w: router.view(), temperature: 1.0, routing: &mut routing };
@@ -171,6 +171,14 @@ fn ops(c: &mut Criterion) {
             device.run(op).expect("attention");
         });
     }
+    let (experts, length) = (32, 1 << 18);
+    let x = fill(&device, [experts, 1, length]);
+    let mut gram = device.zeros([experts, experts]).expect("memory");
+    let mut room = device.zeros([Gram::<f32>::workspace_len(x.shape())]).expect("memory");
+    row(&mut group, "gram", "32 x 256 Ki", Throughput::Elements((experts * experts * length) as u64), || {
+        let (x, gram, workspace) = (x.view(), gram.view_mut(), room.view_mut());
+        device.run(Gram { x, gram, workspace, accumulate: false }).expect("gram");
+    });
     let (m, n, k) = (1024, 1024, 1024);
     let (x, w, mut y) = (fill(&device, [m, k]), fill(&device, [1, n, k]), fill(&device, [m, n]));
     row(&mut group, "gemm", "1024", Throughput::Elements(2 * (m * n * k) as u64), || {

@@ -167,7 +167,7 @@ fn every_rule_is_checked() {
     let device = &devices()[0];
     let run = |x: [usize; 3], gram: [usize; 2], room: usize| {
         let values = vec![0f32; x.iter().product()];
-        let (mut gram, mut room) = (device.zeros(gram), device.zeros([room]));
+        let (mut gram, mut room) = (device.zeros(gram).unwrap(), device.zeros([room]).unwrap());
         let x = View::new(&values, x).unwrap();
         device.run(Gram { x, gram: gram.view_mut(), workspace: room.view_mut(), accumulate: false })
     };
@@ -178,9 +178,8 @@ fn every_rule_is_checked() {
     let strided = |shape: [usize; 3]| {
         let values = vec![0f32; shape[2]];
         let x = View::strided(&values, shape, [0, 0, 1]).unwrap();
-        let mut gram = device.zeros::<f64, 2>([2, 2]);
-        let workspace = &mut device.zeros::<f64, 1>([0]);
-        device.run(Gram { x, gram: gram.view_mut(), workspace: workspace.view_mut(), accumulate: false })
+        let (mut gram, mut room) = (device.zeros([2, 2]).unwrap(), device.zeros([0]).unwrap());
+        device.run(Gram { x, gram: gram.view_mut(), workspace: room.view_mut(), accumulate: false })
     };
     assert_breaks(strided([2, 1 << 30, 2]), "x[1].saturating_mul(x[2]) <= i32::MAX as usize");
     assert_breaks(strided([1 << 16, 1, 1]), "x[0] <= u16::MAX as usize");

@@ -1,6 +1,8 @@
 //! The parameters of the kernels: written by `cargo xtask bindings` from `kernels/*.h`.
 #![allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::all)]
 
+pub const GLOBAL_NORM_CHUNK: u32 = 32768;
+pub const RMS_NORM_PARTIAL_ROWS: u32 = 32;
 #[doc = " How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.\n\n A kernel over the rows of a matrix gets `threads` threads a block and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what\n grid they want."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -232,13 +234,13 @@ const _: () = {
     ["Offset of field: EmbeddingBackwardParams::scale"]
         [::core::mem::offset_of!(EmbeddingBackwardParams, scale) - 52usize];
 };
-#[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched with ceil(len / tile.columns) blocks along x of the tile `moe_global_norm_launch`."]
+#[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched by the tile `moe_global_norm_launch` with ceil(len / GLOBAL_NORM_CHUNK) blocks along x."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GlobalNormParams {
     #[doc = " [len], f32"]
     pub grad: u64,
-    #[doc = " [ceil(len / tile.columns)], f64: this tensor's part of the workspace"]
+    #[doc = " [ceil(len / GLOBAL_NORM_CHUNK)], f64: this tensor's part of the workspace"]
     pub partial: u64,
     pub len: u64,
 }
@@ -251,7 +253,7 @@ const _: () = {
         [::core::mem::offset_of!(GlobalNormParams, partial) - 8usize];
     ["Offset of field: GlobalNormParams::len"][::core::mem::offset_of!(GlobalNormParams, len) - 16usize];
 };
-#[doc = " norm = sqrt(sum of partial). Parameters of `moe_global_norm_root`, also without tensors; launched with one block of\n the tile `moe_global_norm_root_launch`."]
+#[doc = " norm = sqrt(sum of partial). Parameters of `moe_global_norm_root`, also without tensors; launched by the tile\n `moe_global_norm_root_launch` with one block."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GlobalNormRootParams {
@@ -402,6 +404,65 @@ const _: () = {
     ["Offset of field: CombineBackwardParams::unused"]
         [::core::mem::offset_of!(CombineBackwardParams, unused) - 100usize];
 };
+#[doc = " w[e, o] = base[g, o] + sum over q of b[e, o, q] a[e, q], in f32, for expert e, number k of cluster g. Parameters of\n `moe_residual_*`; launched by the tile `moe_residual_launch` with ceil(rows / tile.rows) blocks along x,\n min(ceil(columns / tile.columns), 65535) along y and one along z for each expert."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ResidualParams {
+    #[doc = " [clusters, rows, columns]"]
+    pub base: u64,
+    #[doc = " [clusters, experts of a cluster, rank, columns]"]
+    pub a: u64,
+    #[doc = " [clusters, experts of a cluster, rows, rank]"]
+    pub b: u64,
+    #[doc = " [experts, rows, columns], f32, without gaps between rows; a multiple of 16"]
+    pub w: u64,
+    pub base_cluster_stride: u64,
+    pub base_row_stride: u64,
+    pub a_cluster_stride: u64,
+    pub a_expert_stride: u64,
+    pub a_row_stride: u64,
+    pub b_cluster_stride: u64,
+    pub b_expert_stride: u64,
+    pub b_row_stride: u64,
+    #[doc = " A multiple of 4."]
+    pub w_stride: u64,
+    pub rows: u32,
+    pub columns: u32,
+    pub rank: u32,
+    #[doc = " Experts of a cluster."]
+    pub per: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResidualParams"][::core::mem::size_of::<ResidualParams>() - 120usize];
+    ["Alignment of ResidualParams"][::core::mem::align_of::<ResidualParams>() - 8usize];
+    ["Offset of field: ResidualParams::base"][::core::mem::offset_of!(ResidualParams, base) - 0usize];
+    ["Offset of field: ResidualParams::a"][::core::mem::offset_of!(ResidualParams, a) - 8usize];
+    ["Offset of field: ResidualParams::b"][::core::mem::offset_of!(ResidualParams, b) - 16usize];
+    ["Offset of field: ResidualParams::w"][::core::mem::offset_of!(ResidualParams, w) - 24usize];
+    ["Offset of field: ResidualParams::base_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, base_cluster_stride) - 32usize];
+    ["Offset of field: ResidualParams::base_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, base_row_stride) - 40usize];
+    ["Offset of field: ResidualParams::a_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_cluster_stride) - 48usize];
+    ["Offset of field: ResidualParams::a_expert_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_expert_stride) - 56usize];
+    ["Offset of field: ResidualParams::a_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_row_stride) - 64usize];
+    ["Offset of field: ResidualParams::b_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_cluster_stride) - 72usize];
+    ["Offset of field: ResidualParams::b_expert_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_expert_stride) - 80usize];
+    ["Offset of field: ResidualParams::b_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_row_stride) - 88usize];
+    ["Offset of field: ResidualParams::w_stride"]
+        [::core::mem::offset_of!(ResidualParams, w_stride) - 96usize];
+    ["Offset of field: ResidualParams::rows"][::core::mem::offset_of!(ResidualParams, rows) - 104usize];
+    ["Offset of field: ResidualParams::columns"][::core::mem::offset_of!(ResidualParams, columns) - 108usize];
+    ["Offset of field: ResidualParams::rank"][::core::mem::offset_of!(ResidualParams, rank) - 112usize];
+    ["Offset of field: ResidualParams::per"][::core::mem::offset_of!(ResidualParams, per) - 116usize];
+};
 #[doc = " Parameters of `moe_rms_norm_*`; launched by the tile `moe_rms_norm_launch` over `rows`, below 2^31."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -436,7 +497,7 @@ const _: () = {
     ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 56usize];
     ["Offset of field: RmsNormParams::unused"][::core::mem::offset_of!(RmsNormParams, unused) - 60usize];
 };
-#[doc = " With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each\n block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`;\n `partial` has as many rows as the grid has blocks."]
+#[doc = " With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each\n block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RmsNormBackwardParams {
@@ -450,7 +511,7 @@ pub struct RmsNormBackwardParams {
     pub inv_rms: u64,
     #[doc = " [rows, hidden]"]
     pub dx: u64,
-    #[doc = " [ceil(rows / tile.rows), hidden], f32, contiguous, 16-byte aligned: workspace"]
+    #[doc = " [ceil(rows / RMS_NORM_PARTIAL_ROWS), hidden], f32, contiguous: workspace"]
     pub partial: u64,
     pub dy_stride: u64,
     pub x_stride: u64,
@@ -495,7 +556,7 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RmsNormDgainParams {
-    #[doc = " [partials, hidden], f32, contiguous"]
+    #[doc = " [partials, hidden], f32, contiguous: of moe_rms_norm_backward_*"]
     pub partial: u64,
     #[doc = " [hidden], f32"]
     pub dgain: u64,
@@ -613,7 +674,7 @@ const _: () = {
         [::core::mem::offset_of!(GramSumParams, accumulate) - 32usize];
     ["Offset of field: GramSumParams::unused"][::core::mem::offset_of!(GramSumParams, unused) - 36usize];
 };
-#[doc = " s[i, j] = s[j, i] = alpha cos(param)[i, j] + (1 - alpha) cos(act)[i, j] for j < i, s[i, i] = 1, where\n cos(g)[i, j] = g[i, j] / sqrt(g[i, i]) / sqrt(g[j, j]), or 0 without a positive norm. Parameters of\n `moe_similarity`, launched with ceil(experts (experts + 1) / 2 / tile.columns) blocks along x of the tile\n `moe_similarity_launch`."]
+#[doc = " s[i, j] = s[j, i] = alpha cos(param)[i, j] + (1 - alpha) cos(act)[i, j] for j < i, s[i, i] = 1, where\n cos(g)[i, j] = g[i, j] / sqrt(g[i, i]) / sqrt(g[j, j]), or 0 without a positive norm. Parameters of\n `moe_similarity_F64`, launched with ceil(experts (experts + 1) / 2 / tile.columns) blocks along x of the tile\n `moe_similarity_launch`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct SimilarityParams {
@@ -760,6 +821,8 @@ unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 unsafe impl cudarc::driver::DeviceRepr for CombineParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CombineBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ResidualParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RmsNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -5,11 +5,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Op;
-use crate::cpu::double::{multiply, widen};
+use crate::cpu::double::{Matrix, multiply, widen};
 use crate::cpu::math::vectorize;
 use crate::cpu::{bounds, pieces};
 #[cfg(feature = "cuda")]
 use crate::cuda::{Cuda, GramParams, GramSumParams, Kernel, images};
+#[cfg(feature = "cuda")]
+use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -143,42 +145,73 @@ impl<T: Elem> Op for Gram<'_, T> {
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
-        let [experts, rows, columns] = self.x.shape();
-        let (spans, pairs) = (spans(experts, rows * columns), packed(experts));
-        // Rows without gaps between them are one row.
-        let whole = rows <= 1 || self.x.stride(1) == columns as u64;
-        let (rows, columns, row_stride) =
-            if whole { (1, rows * columns, 0) } else { (rows, columns, self.x.stride(1)) };
-        let kernel = if experts <= SMALL { GRAM_SMALL } else { GRAM };
-        let tile = device.tile(kernel)?;
-        let chunks = rows * columns.div_ceil(16 / T::DTYPE.size());
-        let params = GramParams {
-            x: self.x.address(),
-            partial: self.workspace.address(),
-            expert_stride: self.x.stride(0),
-            row_stride,
-            experts: experts as u32,
-            rows: rows as u32,
-            columns: columns as u32,
-            span: chunks.div_ceil(spans).next_multiple_of(tile.columns as usize) as u32,
+        let [expert, row, _] = self.x.strides();
+        let x = Operand {
+            dtype: T::DTYPE,
+            address: self.x.address(),
+            shape: self.x.shape(),
+            strides: [expert, row],
         };
-        let tiles = packed(experts.div_ceil(tile.rows as usize));
+        let gram = (self.gram.address(), self.gram.stride(0));
         // SAFETY: the views are on this device (`misplaced`) and of these shapes, and the workspace has room for all
         // pairs of all spans (`check`).
-        unsafe { device.launch(kernel, T::DTYPE.variant(), [tiles, spans, 1], &params)? };
-        let params = GramSumParams {
-            partial: self.workspace.address(),
-            gram: self.gram.address(),
-            gram_stride: self.gram.stride(0),
-            experts: experts as u32,
-            spans: spans as u32,
-            accumulate: u32::from(self.accumulate),
-            unused: 0,
-        };
-        let blocks = pairs.div_ceil(device.tile(GRAM_SUM)?.columns as usize);
-        // SAFETY: as above.
-        unsafe { device.launch(GRAM_SUM, "sum", [blocks, 1, 1], &params) }
+        unsafe { launch(device, x, self.workspace.address(), gram, self.accumulate) }
     }
+}
+
+/// Matrices of experts in the memory of a device.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy)]
+pub(super) struct Operand {
+    pub dtype: DType,
+    pub address: u64,
+    /// `[experts, rows, columns]`.
+    pub shape: [usize; 3],
+    /// Elements from expert to expert, and from row to row.
+    pub strides: [usize; 2],
+}
+
+/// Enqueues the kernels: the partial sums of every span, then their sum into `gram`, an address and a stride.
+///
+/// # Safety
+/// All addresses are of this device: `x` of matrices of these strides, `partial` of [`Gram::workspace_len`] elements,
+/// `gram` of an f64 matrix. The shape obeys the rules of [`Gram`] and has experts.
+#[cfg(feature = "cuda")]
+pub(super) unsafe fn launch(
+    device: &Cuda,
+    x: Operand,
+    partial: u64,
+    (gram, gram_stride): (u64, u64),
+    accumulate: bool,
+) -> Result<()> {
+    let ([experts, rows, columns], [expert_stride, row_stride]) = (x.shape, x.strides);
+    let (spans, pairs) = (spans(experts, rows * columns), packed(experts));
+    // Rows without gaps between them are one row.
+    let whole = rows <= 1 || row_stride == columns;
+    let (rows, columns, row_stride) =
+        if whole { (1, rows * columns, 0) } else { (rows, columns, row_stride as u64) };
+    let kernel = if experts <= SMALL { GRAM_SMALL } else { GRAM };
+    let tile = device.tile(kernel)?;
+    let chunks = rows * columns.div_ceil(16 / x.dtype.size());
+    let params = GramParams {
+        x: x.address,
+        partial,
+        expert_stride: expert_stride as u64,
+        row_stride,
+        experts: experts as u32,
+        rows: rows as u32,
+        columns: columns as u32,
+        span: chunks.div_ceil(spans).next_multiple_of(tile.columns as usize) as u32,
+    };
+    let tiles = packed(experts.div_ceil(tile.rows as usize));
+    // SAFETY: the caller's.
+    unsafe { device.launch(kernel, x.dtype.variant(), [tiles, spans, 1], &params)? };
+    let (experts, spans) = (experts as u32, spans as u32);
+    let accumulate = u32::from(accumulate);
+    let params = GramSumParams { partial, gram, gram_stride, experts, spans, accumulate, unused: 0 };
+    let blocks = pairs.div_ceil(device.tile(GRAM_SUM)?.columns as usize);
+    // SAFETY: the caller's.
+    unsafe { device.launch(GRAM_SUM, "sum", [blocks, 1, 1], &params) }
 }
 
 /// Products of the experts `band` with all up to them, over the elements `span`, packed.
@@ -191,13 +224,8 @@ fn products<T: Elem>(x: View<'_, T, 3>, span: Range<usize>, band: Range<usize>, 
         for (expert, wide) in wide.chunks_exact_mut(depth).take(experts).enumerate() {
             gather(x.matrix(expert), span.start + piece.start, wide);
         }
-        let rows = &wide[band.start * depth..];
-        multiply(
-            (&mut sum, [band.len(), experts, experts]),
-            (rows, [band.len(), depth, depth]),
-            (&wide, [experts, depth, depth]),
-            true,
-        );
+        let rows = Matrix::new(&wide[band.start * depth..], [band.len(), depth], depth);
+        multiply(&mut sum, experts, rows, Matrix::new(&wide, [experts, depth], depth).t());
     }
     for (sum, i) in sum.chunks_exact(experts).zip(band) {
         partial[packed(i) - first..][..=i].copy_from_slice(&sum[..=i]);

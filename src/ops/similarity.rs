@@ -38,9 +38,9 @@ impl Op for Similarity<'_> {
     fn check(&self) -> Result<()> {
         let (param, act, s) = (self.param.shape(), self.act.shape(), self.s.shape());
         ensure!(Self::NAME, param[0] == param[1], param = param);
+        ensure!(Self::NAME, param[0] <= u16::MAX as usize, param = param);
         ensure!(Self::NAME, act == param, act = act, param = param);
         ensure!(Self::NAME, s == param, s = s, param = param);
-        ensure!(Self::NAME, param[0] <= u16::MAX as usize, param = param);
         ensure!(Self::NAME, (0.0..=1.0).contains(&self.alpha), alpha = self.alpha);
         Ok(())
     }

@@ -204,5 +204,5 @@ impl<const N: usize> Guarded<f64, N> {
 
 /// The bits of a tensor, for bitwise comparison.
 pub fn bits<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<u32> {
-    tensor.host().iter().map(|v| v.to_bits()).collect()
+    tensor.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
 }

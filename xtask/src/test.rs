@@ -33,8 +33,19 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 ];
 
 /// Tests of operations that have kernels: they run on every device there is.
-const CUDA_TESTS: &[&str] =
-    &["adamw", "add", "copy", "gram", "permute", "rms_norm", "rope", "similarity", "swiglu"];
+const CUDA_TESTS: &[&str] = &[
+    "adamw",
+    "add",
+    "copy",
+    "global_norm",
+    "gram",
+    "permute",
+    "rms_norm",
+    "rope",
+    "similarity",
+    "swiglu",
+    "tensor",
+];
 
 impl Test {
     /// Does it.
