@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Guarded, Rng, all_devices, assert_breaks, assert_within, same_bits_on_any_threads};
 use common::{Bound, devices};
+use common::{Guarded, Rng, all_devices, assert_breaks, assert_within, same_bits_on_any_threads};
 use trimoe::ops::{Gram, ResidualGram};
 use trimoe::{Device, Elem, Place, bf16, f16};
 
@@ -42,9 +42,9 @@ impl<T: Elem> Weights<T> {
         let at13 = |row: usize, h: usize| w13[(g * (2 * s.inner + 2 * factors) + row) * s.hidden + h];
         let at2 = |h: usize, column: usize| w2[(g * s.hidden + h) * (s.inner + factors) + column];
         let mut out = vec![];
-        for (half, n, h) in (0..2).flat_map(|half| {
-            (0..s.inner).flat_map(move |n| (0..s.hidden).map(move |h| (half, n, h)))
-        }) {
+        for (half, n, h) in
+            (0..2).flat_map(|half| (0..s.inner).flat_map(move |n| (0..s.hidden).map(move |h| (half, n, h))))
+        {
             let mut w = at13(half * s.inner + n, h);
             for q in 0..s.rank {
                 let a = at13(2 * s.inner + (2 * k + half) * s.rank + q, h);
@@ -162,7 +162,9 @@ fn want_at(gram: &Guarded<f64, 2>, e: usize) -> f64 {
 fn the_same_on_any_threads() {
     for s in [CASES[2], CASES[3]] {
         let w = Weights::<f32>::normal(s, 5);
-        same_bits_on_any_threads(|device| run(device, &w, s, 1).into_iter().map(f64::to_bits).collect::<Vec<_>>());
+        same_bits_on_any_threads(|device| {
+            run(device, &w, s, 1).into_iter().map(f64::to_bits).collect::<Vec<_>>()
+        });
     }
 }
 

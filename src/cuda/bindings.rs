@@ -2,6 +2,9 @@
 #![allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::all)]
 
 pub const GLOBAL_NORM_CHUNK: u32 = 32768;
+pub const PLAN_GROUPS: u32 = 1024;
+pub const PLAN_SLOTS: u32 = 16;
+pub const PLAN_TOKENS: u32 = 1024;
 pub const RMS_NORM_PARTIAL_ROWS: u32 = 32;
 #[doc = " How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.\n\n A kernel over the rows of a matrix gets `threads` threads a block and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what\n grid they want."]
 #[repr(C)]
@@ -507,6 +510,68 @@ const _: () = {
     ["Offset of field: CombineBackwardParams::unused"]
         [::core::mem::offset_of!(CombineBackwardParams, unused) - 100usize];
 };
+#[doc = " place[c] = offsets[id[c]] + (number of c' < c with id[c'] = id[c]), source[place[c]] = c, for both orders.\n\n A token whose cluster does not exist, or whose experts are not distinct ids of its cluster, gets cluster 0 and the\n experts 0 to fan - 1; `status` is the first such token, or 0xffffffff.\n\n Parameters of all kernels here. `moe_plan_*` does it in one block, for up to PLAN_TOKENS tokens. Otherwise range\n u of tokens, u unit .. (u + 1) unit, belongs to a warp: `moe_plan_count_*`, `moe_plan_scan_*` and\n `moe_plan_fill_*` are launched in this order, the first and the last with ceil(units / tile.rows) blocks, the one\n between with 2."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct PlanParams {
+    #[doc = " [tokens], u32; 0: every token counts as sent to the first experts of cluster 0, and as fine"]
+    pub cluster: u64,
+    #[doc = " [tokens, fan], u32"]
+    pub expert: u64,
+    #[doc = " [clusters + 1], u32"]
+    pub cluster_offsets: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster_source: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster_place: u64,
+    #[doc = " [experts + 1], u32"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens fan], u32"]
+    pub expert_source: u64,
+    #[doc = " [tokens fan], u32"]
+    pub expert_place: u64,
+    #[doc = " [units, clusters + experts], then [units], u32: workspace; not read by one block"]
+    pub counts: u64,
+    #[doc = " [1], u32"]
+    pub status: u64,
+    pub expert_stride: u64,
+    pub tokens: u32,
+    pub fan: u32,
+    pub experts: u32,
+    pub clusters: u32,
+    pub units: u32,
+    #[doc = " a multiple of 32"]
+    pub unit: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PlanParams"][::core::mem::size_of::<PlanParams>() - 112usize];
+    ["Alignment of PlanParams"][::core::mem::align_of::<PlanParams>() - 8usize];
+    ["Offset of field: PlanParams::cluster"][::core::mem::offset_of!(PlanParams, cluster) - 0usize];
+    ["Offset of field: PlanParams::expert"][::core::mem::offset_of!(PlanParams, expert) - 8usize];
+    ["Offset of field: PlanParams::cluster_offsets"]
+        [::core::mem::offset_of!(PlanParams, cluster_offsets) - 16usize];
+    ["Offset of field: PlanParams::cluster_source"]
+        [::core::mem::offset_of!(PlanParams, cluster_source) - 24usize];
+    ["Offset of field: PlanParams::cluster_place"]
+        [::core::mem::offset_of!(PlanParams, cluster_place) - 32usize];
+    ["Offset of field: PlanParams::expert_offsets"]
+        [::core::mem::offset_of!(PlanParams, expert_offsets) - 40usize];
+    ["Offset of field: PlanParams::expert_source"]
+        [::core::mem::offset_of!(PlanParams, expert_source) - 48usize];
+    ["Offset of field: PlanParams::expert_place"]
+        [::core::mem::offset_of!(PlanParams, expert_place) - 56usize];
+    ["Offset of field: PlanParams::counts"][::core::mem::offset_of!(PlanParams, counts) - 64usize];
+    ["Offset of field: PlanParams::status"][::core::mem::offset_of!(PlanParams, status) - 72usize];
+    ["Offset of field: PlanParams::expert_stride"]
+        [::core::mem::offset_of!(PlanParams, expert_stride) - 80usize];
+    ["Offset of field: PlanParams::tokens"][::core::mem::offset_of!(PlanParams, tokens) - 88usize];
+    ["Offset of field: PlanParams::fan"][::core::mem::offset_of!(PlanParams, fan) - 92usize];
+    ["Offset of field: PlanParams::experts"][::core::mem::offset_of!(PlanParams, experts) - 96usize];
+    ["Offset of field: PlanParams::clusters"][::core::mem::offset_of!(PlanParams, clusters) - 100usize];
+    ["Offset of field: PlanParams::units"][::core::mem::offset_of!(PlanParams, units) - 104usize];
+    ["Offset of field: PlanParams::unit"][::core::mem::offset_of!(PlanParams, unit) - 108usize];
+};
 #[doc = " w[e, o] = base[g, o] + sum over q of b[e, o, q] a[e, q], in f32, for expert e, number k of cluster g. Parameters of\n `moe_residual_*`; launched by the tile `moe_residual_launch` with ceil(rows / tile.rows) blocks along x,\n min(ceil(columns / tile.columns), 65535) along y and one along z for each expert."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -928,6 +993,8 @@ unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 unsafe impl cudarc::driver::DeviceRepr for CombineParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CombineBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for PlanParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for ResidualParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -10,6 +10,7 @@ mod attention;
 mod attention_backward;
 #[cfg(feature = "cuda")]
 mod attention_kernels;
+mod build_plan;
 mod copy;
 mod cross_entropy;
 mod embedding;
@@ -32,6 +33,7 @@ pub use adamw::AdamW;
 pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
+pub use build_plan::BuildPlan;
 pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};

@@ -43,6 +43,7 @@ const CUDA_TESTS: &[&str] = &[
     "global_norm",
     "gram",
     "permute",
+    "plan",
     "residual_gram",
     "rms_norm",
     "rope",
