@@ -74,7 +74,7 @@ __device__ void store_tile(const Rows<T>& to, uint32_t first, const S& from) {
         T* at = to.row(first + row) + chunk * S::WIDTH;
         const Vec<T, WIDE<T>> v = load<WIDE<T>>(from.chunk(row, chunk));
         if (to.wide) {
-            store(at, v);
+            store_global(at, v);
         } else {
 #pragma unroll
             for (uint32_t i = 0; i < WIDE<T>; ++i) {

@@ -1,5 +1,7 @@
 //! Operations of the trainer: vocabulary, optimiser.
 
+use std::collections::BTreeSet;
+
 use trimoe::ops::{AdamW, CrossEntropy, Embedding, EmbeddingBackward, GlobalNorm, RmsNormBackward};
 use trimoe::{Result, Tensor, bf16};
 
@@ -26,14 +28,15 @@ fn rms_norm_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let mut dx = lab.zeros::<bf16, 2>([s.tokens, s.hidden])?;
     let mut dgain = lab.zeros::<f32, 1>([s.hidden])?;
     let mut workspace = lab.zeros::<f32, 1>([RmsNormBackward::<bf16>::workspace_len(s.tokens, s.hidden)])?;
-    // One kernel writes partial sums of dgain, a second adds them up; every row reads the gain.
+    // One kernel writes partial sums of dgain, a second adds them up. Every row reads the gain for its sum and for dx, and
+    // each of its four warps the row's norm.
     let need = Need {
         floor: 3 * x.sectors()
             + gain.sectors()
             + dgain.sectors()
             + inv_rms.sectors()
             + 2 * workspace.sectors(),
-        again: (s.tokens as u64 - 1) * gain.sectors() + one_by_one(s.tokens),
+        again: (2 * s.tokens as u64 - 1) * gain.sectors() + 4 * s.tokens as u64 - inv_rms.sectors(),
         ..Need::default()
     };
     let op = RmsNormBackward {
