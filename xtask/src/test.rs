@@ -38,6 +38,7 @@ const CUDA_TESTS: &[&str] = &[
     "add",
     "copy",
     "cross_entropy",
+    "cuda_contract",
     "embedding",
     "global_norm",
     "permute",
