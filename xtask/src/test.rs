@@ -42,9 +42,13 @@ const CUDA_TESTS: &[&str] = &[
     "cuda_contract",
     "embedding",
     "global_norm",
+    "gram",
     "permute",
+    "plan",
+    "residual_gram",
     "rms_norm",
     "rope",
+    "similarity",
     "swiglu",
     "tensor",
 ];
