@@ -39,7 +39,9 @@ impl Device {
 
     /// A CUDA device, on a stream of its own; [`Error::NoDevice`] without a driver or a device of this number.
     ///
-    /// Operations are enqueued and return at once. Errors of kernels come with a later operation or copy.
+    /// Operations are enqueued and return at once. Errors of kernels come with a later operation or copy, and name the
+    /// operations they may be of. A stream with operations can be captured in a graph if each ran once before, with the
+    /// same dtype: their kernels are loaded at first use.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Self> {
         Ok(Device { cuda: Some(Cuda::new(ordinal)?), ..Device::default() })
@@ -89,7 +91,7 @@ impl Device {
         }
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
-            return op.cuda(cuda);
+            return cuda.enqueue(op);
         }
         let Some(profile) = &self.profile else { return self.install(|| op.cpu()) };
         let (flops, bytes, start) = (op.flops(), op.bytes(), Instant::now());

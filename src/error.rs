@@ -33,13 +33,17 @@ pub enum Error {
         /// What is missing.
         why: String,
     },
-    /// The CUDA driver reports an error. Those of kernels come late: `what` is where it was noticed.
-    #[error("CUDA, {what}: {why}")]
+    /// The CUDA driver reports an error. Those of kernels come late: `what` is where it was noticed, and one of `after`
+    /// is where it comes from. With `CUDA_LAUNCH_BLOCKING=1` the driver waits for each kernel, and the last of them is.
+    #[error("CUDA, {what}: {why}{}", listed(after))]
     Cuda {
         /// The operation, or what was being done.
         what: &'static str,
         /// The driver's code and text.
         why: String,
+        /// The latest operations enqueued since the stream was last waited for, oldest first; empty if the error is not
+        /// one of kernels.
+        after: Vec<&'static str>,
     },
     /// An option of the configuration, the command line or a config file cannot be used.
     #[error("{option} {value}: {why}")]
@@ -95,6 +99,11 @@ pub enum Error {
         /// The system's reason.
         why: String,
     },
+}
+
+/// The operations an error may come from, as the end of a sentence.
+fn listed(after: &[&str]) -> String {
+    if after.is_empty() { String::new() } else { format!("; enqueued before: {}", after.join(", ")) }
 }
 
 /// Shorthand used by every fallible function of the crate.

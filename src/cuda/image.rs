@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUfunction_attribute_enum;
+use cudarc::driver::sys::{CUfunction_attribute_enum, CUstreamCaptureStatus};
 use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::launch::Kernel;
-use super::{Cuda, LaunchTile, failed};
+use super::{Cuda, LaunchTile};
 use crate::error::{Error, Result};
 
 /// The kernels of one file, for every architecture they were compiled for.
@@ -32,10 +32,20 @@ impl Cuda {
             return Ok(module.clone());
         }
         let module = self.inner.stream.context().load_module(Ptx::from_binary(image.bytes.to_vec()));
-        let module =
-            module.map_err(|e| Error::Cuda { what: image.name, why: format!("loading the image: {e}") })?;
+        let module = module.map_err(self.failed(image.name))?;
         modules.insert(image.name, module.clone());
         Ok(module)
+    }
+
+    /// Loading waits for the device, and a stream that is being captured must not wait.
+    fn may_load(&self, kernel: Kernel) -> Result<()> {
+        let status = self.stream().capture_status().map_err(self.failed(kernel.name))?;
+        if status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            let (op, rule) =
+                (kernel.name, "an operation runs once, with the same dtype, before it is captured");
+            return Err(Error::Rule { op, rule, values: format!("{status:?}") });
+        }
+        Ok(())
     }
 
     /// The constant that an image exports beside a kernel: how it is launched, which only the kernel's file knows.
@@ -45,12 +55,14 @@ impl Cuda {
         if let Some(tile) = tiles.get(name) {
             return Ok(*tile);
         }
+        self.may_load(kernel)?;
         let module = self.module(image)?;
-        let global = module.get_global(name, self.stream()).map_err(failed(image.name))?;
-        let bytes: Vec<u8> = self.stream().clone_dtoh(&global).map_err(failed(image.name))?;
+        let global = module.get_global(name, self.stream()).map_err(self.failed(image.name))?;
+        let bytes: Vec<u8> = self.stream().clone_dtoh(&global).map_err(self.failed(image.name))?;
+        let after = Vec::new();
         let why = || format!("{name} has {} bytes, not {}", bytes.len(), size_of::<LaunchTile>());
         let tile = bytemuck::try_pod_read_unaligned(&bytes);
-        let tile = tile.map_err(|_| Error::Cuda { what: image.name, why: why() })?;
+        let tile = tile.map_err(|_| Error::Cuda { what: image.name, why: why(), after })?;
         tiles.insert(name, tile);
         Ok(tile)
     }
@@ -62,13 +74,11 @@ impl Cuda {
         if let Some(function) = functions.get(&entry) {
             return Ok(function.clone());
         }
-        let function = self.module(kernel.image)?.load_function(&entry).map_err(failed(kernel.name))?;
+        self.may_load(kernel)?;
+        let function = self.module(kernel.image)?.load_function(&entry).map_err(self.failed(kernel.name))?;
         if shared > 0 {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let why = |e| format!("{shared} bytes of shared memory: {e}");
-            function
-                .set_attribute(attribute, shared as i32)
-                .map_err(|e| Error::Cuda { what: kernel.name, why: why(e) })?;
+            function.set_attribute(attribute, shared as i32).map_err(self.failed(kernel.name))?;
         }
         functions.insert(entry, function.clone());
         Ok(function)

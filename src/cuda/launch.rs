@@ -2,8 +2,8 @@
 
 use cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
 
+use super::Cuda;
 use super::image::Image;
-use super::{Cuda, failed};
 use crate::elem::DType;
 use crate::error::{Result, ensure};
 
@@ -65,7 +65,7 @@ impl Cuda {
         };
         // SAFETY: the caller's.
         unsafe { self.stream().launch_builder(&function).arg(params).launch(config) }
-            .map_err(failed(kernel.name))?;
+            .map_err(self.failed(kernel.name))?;
         Ok(())
     }
 }

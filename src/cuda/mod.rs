@@ -7,10 +7,11 @@
 mod bindings;
 mod image;
 mod launch;
+mod pending;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use cudarc;
 use cudarc::driver::{
@@ -21,8 +22,10 @@ use cudarc::driver::{
 pub(crate) use bindings::*;
 pub(crate) use image::images;
 pub(crate) use launch::Kernel;
+use pending::Pending;
 
 use crate::error::{Error, Result};
+use crate::ops::Op;
 use crate::place::Place;
 use crate::view::{View, ViewMut};
 
@@ -42,6 +45,8 @@ struct Inner {
     functions: Mutex<HashMap<String, CudaFunction>>,
     /// Launch facts read so far, by name.
     tiles: Mutex<HashMap<&'static str, LaunchTile>>,
+    /// Operations whose errors are still to come.
+    pending: Mutex<Pending>,
 }
 
 impl fmt::Debug for Cuda {
@@ -56,9 +61,9 @@ impl fmt::Display for Cuda {
     }
 }
 
-/// A driver's error as the crate's.
+/// A driver's error as the crate's, where no operation can be behind it.
 fn failed(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |e| Error::Cuda { what, why: e.to_string() }
+    move |e| Error::Cuda { what, why: e.to_string(), after: Vec::new() }
 }
 
 impl Cuda {
@@ -81,8 +86,8 @@ impl Cuda {
 
     /// The device of a stream that the caller owns.
     pub fn on_stream(stream: Arc<CudaStream>) -> Self {
-        let (modules, functions, tiles) = Default::default();
-        Self { inner: Arc::new(Inner { stream, modules, functions, tiles }) }
+        let (modules, functions, tiles, pending) = Default::default();
+        Self { inner: Arc::new(Inner { stream, modules, functions, tiles, pending }) }
     }
 
     /// The stream on which operations run.
@@ -97,34 +102,63 @@ impl Cuda {
 
     /// Name of the device.
     pub fn name(&self) -> Result<String> {
-        self.inner.stream.context().name().map_err(failed("reading the device's name"))
+        self.inner.stream.context().name().map_err(self.failed("reading the device's name"))
     }
 
     /// Multiprocessors of the device.
     pub(crate) fn multiprocessors(&self) -> Result<usize> {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let count = self.inner.stream.context().attribute(attribute);
-        Ok(count.map_err(failed("counting multiprocessors"))?.max(1) as usize)
+        Ok(count.map_err(self.failed("counting multiprocessors"))?.max(1) as usize)
     }
 
     /// Waits for everything enqueued so far; the errors of its kernels come out here.
     pub fn synchronize(&self) -> Result<()> {
-        self.inner.stream.synchronize().map_err(failed("waiting for the stream"))
+        self.wait("waiting for the stream")
+    }
+
+    /// Enqueues an operation whose rules hold.
+    pub(crate) fn enqueue<O: Op>(&self, op: O) -> Result<()> {
+        self.pending().push(O::NAME);
+        op.cuda(self)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.inner.pending.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A driver's error as the crate's, with the operations it may come from.
+    fn failed(&self, what: &'static str) -> impl Fn(DriverError) -> Error {
+        move |e| Error::Cuda { what, why: e.to_string(), after: self.pending().suspects(e) }
+    }
+
+    fn wait(&self, what: &'static str) -> Result<()> {
+        self.inner.stream.synchronize().map_err(self.failed(what))?;
+        self.pending().clear();
+        Ok(())
+    }
+
+    /// The result of a copy to the host. cudarc waits for it, but keeps what that says to itself.
+    fn copied<R>(&self, result: Result<R, DriverError>) -> Result<R> {
+        let what = "copying from the device";
+        let copy = result.map_err(self.failed(what))?;
+        self.wait(what)?;
+        Ok(copy)
     }
 
     /// A slice of zeros.
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
-        self.inner.stream.alloc_zeros(len.max(1)).map_err(failed("allocating"))
+        self.inner.stream.alloc_zeros(len.max(1)).map_err(self.failed("allocating"))
     }
 
     /// A slice with a copy of `host`.
     pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
-        self.inner.stream.clone_htod(host).map_err(failed("copying to the device"))
+        self.inner.stream.clone_htod(host).map_err(self.failed("copying to the device"))
     }
 
     /// The elements of a slice, after everything enqueued before.
     pub fn download<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
-        self.inner.stream.clone_dtoh(slice).map_err(failed("copying from the device"))
+        self.copied(self.inner.stream.clone_dtoh(slice))
     }
 
     /// Copies elements of a slice from `start` on, after everything enqueued before. Panics if there are fewer: for
@@ -134,7 +168,7 @@ impl Cuda {
             return Ok(());
         }
         let part = slice.slice(start..start + to.len());
-        self.inner.stream.memcpy_dtoh(&part, to).map_err(failed("copying from the device"))
+        self.copied(self.inner.stream.memcpy_dtoh(&part, to))
     }
 
     /// Overwrites elements of a slice from `start` on. Panics if there are fewer: for internal use.
@@ -148,7 +182,7 @@ impl Cuda {
             return Ok(());
         }
         let mut part = slice.slice_mut(start..start + from.len());
-        self.inner.stream.memcpy_htod(from, &mut part).map_err(failed("copying to the device"))
+        self.inner.stream.memcpy_htod(from, &mut part).map_err(self.failed("copying to the device"))
     }
 
     /// The first of `len` elements of a slice, row-major. Panics if the shape has more: for internal use.

@@ -1,7 +1,7 @@
 //! Tensors that lie in a sea of NaN, or of bad ids, with an offset and padded rows: a write outside is seen, a read
 //! outside poisons the result.
 
-use trimoe::{Device, Elem, Tensor, View, ViewMut};
+use trimoe::{Device, Elem, Plain, Tensor, View, ViewMut};
 
 pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
@@ -19,15 +19,7 @@ fn margins(columns: usize) -> (usize, usize) {
     if columns.is_multiple_of(16) { (8, 8) } else { (7, 5) }
 }
 
-#[cfg(feature = "cuda")]
-pub use trimoe::cuda::cudarc::driver::DeviceRepr as Bits;
-/// What can be copied to a device.
-#[cfg(not(feature = "cuda"))]
-pub trait Bits {}
-#[cfg(not(feature = "cuda"))]
-impl<T> Bits for T {}
-
-impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
+impl<T: Plain, const N: usize> Guarded<T, N> {
     /// All `guard`, inside and around.
     fn filled(guard: T, shape: [usize; N]) -> Self {
         let (offset, pad) = margins(shape[N - 1]);
@@ -89,6 +81,19 @@ impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
         }
         let _ = device;
         self.view_mut()
+    }
+
+    /// Makes the device's copy what it was at first.
+    #[cfg(feature = "cuda")]
+    pub fn reset(&mut self) {
+        if let Some((cuda, slice)) = self.mirror.get_mut() {
+            cuda.stream().memcpy_htod(&self.data, slice).unwrap();
+        }
+    }
+
+    /// The bytes of everything, margins included.
+    pub fn bytes(&self) -> Vec<u8> {
+        bytemuck::cast_slice(&self.current()).to_vec()
     }
 
     /// Everything as it is now, where it was last written.

@@ -39,6 +39,7 @@ const CUDA_TESTS: &[&str] = &[
     "attention",
     "copy",
     "cross_entropy",
+    "cuda_contract",
     "embedding",
     "global_norm",
     "gram",
