@@ -5,6 +5,7 @@ use trimoe::{Device, Elem, Tensor, View, ViewMut};
 
 pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
+    offset: usize,
     shape: [usize; N],
     strides: [usize; N],
     /// The same memory on a CUDA device, once a view there was asked for.
@@ -12,19 +13,24 @@ pub struct Guarded<T, const N: usize> {
     mirror: std::cell::OnceCell<(trimoe::cuda::Cuda, trimoe::cuda::cudarc::driver::CudaSlice<T>)>,
 }
 
-const OFFSET: usize = 7;
-const PAD: usize = 5;
+/// Elements before the first, and after each row: of rows that are multiples of 16 elements 16 bytes or more, so that
+/// kernels move vectors; of others what fits no vector.
+fn margins(columns: usize) -> (usize, usize) {
+    if columns.is_multiple_of(16) { (8, 8) } else { (7, 5) }
+}
 
 impl<T: Elem, const N: usize> Guarded<T, N> {
     /// All NaN: an output that must be written completely.
     pub fn nan(shape: [usize; N]) -> Self {
+        let (offset, pad) = margins(shape[N - 1]);
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
-            strides[i] = strides[i + 1] * shape[i + 1] + PAD;
+            strides[i] = strides[i + 1] * shape[i + 1] + pad;
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![T::from_f32(f32::NAN); OFFSET + reach + PAD],
+            data: vec![T::from_f32(f32::NAN); offset + reach + pad],
+            offset,
             shape,
             strides,
             #[cfg(feature = "cuda")]
@@ -51,7 +57,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
 
     /// Position in `data` of row-major element `i`.
     fn at(&self, mut i: usize) -> usize {
-        let mut at = OFFSET;
+        let mut at = self.offset;
         for d in (0..N).rev() {
             at += i % self.shape[d] * self.strides[d];
             i /= self.shape[d];
@@ -64,11 +70,11 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 
     pub fn view(&self) -> View<'_, T, N> {
-        View::strided(&self.data[OFFSET..], self.shape, self.strides).unwrap()
+        View::strided(&self.data[self.offset..], self.shape, self.strides).unwrap()
     }
 
     pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
-        ViewMut::strided(&mut self.data[OFFSET..], self.shape, self.strides).unwrap()
+        ViewMut::strided(&mut self.data[self.offset..], self.shape, self.strides).unwrap()
     }
 
     /// A view in the device's memory; on a CUDA device, of a copy made at the first call.
@@ -76,7 +82,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = device.as_cuda() {
             let (_, slice) = self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
-            return cuda.view(slice, OFFSET, self.shape, self.strides).unwrap();
+            return cuda.view(slice, self.offset, self.shape, self.strides).unwrap();
         }
         let _ = device;
         self.view()
@@ -88,7 +94,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         if let Some(cuda) = device.as_cuda() {
             self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
             let (_, slice) = self.mirror.get_mut().unwrap();
-            return cuda.view_mut(slice, OFFSET, self.shape, self.strides).unwrap();
+            return cuda.view_mut(slice, self.offset, self.shape, self.strides).unwrap();
         }
         let _ = device;
         self.view_mut()
@@ -117,6 +123,28 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
             assert!(!is_guard || v.to_f32().is_nan(), "guard element {i} was overwritten with {v:?}");
         }
         (0..self.len()).map(|i| data[self.at(i)].to_f32() as f64).collect()
+    }
+}
+
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// The same values in the same layout.
+    pub fn again(&self) -> Self {
+        let mut out = Self::nan(self.shape);
+        out.data.clone_from(&self.data);
+        out
+    }
+
+    /// The same values in rows that start at multiples of 16 bytes, whatever their length.
+    pub fn aligned(&self) -> Self {
+        let mut padded = self.shape;
+        padded[N - 1] = padded[N - 1].next_multiple_of(16);
+        let mut out = Self::nan(padded);
+        out.shape = self.shape;
+        for i in 0..self.len() {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        }
+        out
     }
 }
 
