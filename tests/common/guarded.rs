@@ -1,4 +1,4 @@
-//! Tensors that lie in a sea of NaN, with an offset and padded rows: a write outside is seen, a read
+//! Tensors that lie in a sea of NaN, or of bad ids, with an offset and padded rows: a write outside is seen, a read
 //! outside poisons the result.
 
 use trimoe::{Device, Elem, Tensor, View, ViewMut};
@@ -19,9 +19,17 @@ fn margins(columns: usize) -> (usize, usize) {
     if columns.is_multiple_of(16) { (8, 8) } else { (7, 5) }
 }
 
-impl<T: Elem, const N: usize> Guarded<T, N> {
-    /// All NaN: an output that must be written completely.
-    pub fn nan(shape: [usize; N]) -> Self {
+#[cfg(feature = "cuda")]
+pub use trimoe::cuda::cudarc::driver::DeviceRepr as Bits;
+/// What can be copied to a device.
+#[cfg(not(feature = "cuda"))]
+pub trait Bits {}
+#[cfg(not(feature = "cuda"))]
+impl<T> Bits for T {}
+
+impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
+    /// All `guard`, inside and around.
+    fn filled(guard: T, shape: [usize; N]) -> Self {
         let (offset, pad) = margins(shape[N - 1]);
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
@@ -29,30 +37,13 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![T::from_f32(f32::NAN); offset + reach + pad],
+            data: vec![guard; offset + reach + pad],
             offset,
             shape,
             strides,
             #[cfg(feature = "cuda")]
             mirror: Default::default(),
         }
-    }
-
-    /// Row-major `values`, rounded to `T`.
-    pub fn of(values: &[f64], shape: [usize; N]) -> Self {
-        let mut out = Self::nan(shape);
-        assert_eq!(values.len(), shape.iter().product::<usize>());
-        for (i, &v) in values.iter().enumerate() {
-            let at = out.at(i);
-            out.data[at] = T::from_f32(v as f32);
-        }
-        out
-    }
-
-    /// Standard normal values times `scale`.
-    pub fn normal(rng: &mut super::Rng, shape: [usize; N], scale: f64) -> Self {
-        let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal() * scale).collect();
-        Self::of(&values, shape)
     }
 
     /// Position in `data` of row-major element `i`.
@@ -108,6 +99,30 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         }
         self.data.clone()
     }
+}
+
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// All NaN: an output that must be written completely.
+    pub fn nan(shape: [usize; N]) -> Self {
+        Self::filled(T::from_f32(f32::NAN), shape)
+    }
+
+    /// Row-major `values`, rounded to `T`.
+    pub fn of(values: &[f64], shape: [usize; N]) -> Self {
+        let mut out = Self::nan(shape);
+        assert_eq!(values.len(), shape.iter().product::<usize>());
+        for (i, &v) in values.iter().enumerate() {
+            let at = out.at(i);
+            out.data[at] = T::from_f32(v as f32);
+        }
+        out
+    }
+
+    /// Standard normal values times `scale`.
+    pub fn normal(rng: &mut super::Rng, shape: [usize; N], scale: f64) -> Self {
+        let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal() * scale).collect();
+        Self::of(&values, shape)
+    }
 
     /// The values in row-major order.
     pub fn values(&self) -> Vec<f64> {
@@ -126,12 +141,34 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 }
 
+impl Guarded<u32, 1> {
+    /// Ids, between numbers that are none.
+    pub fn ids(ids: &[u32]) -> Self {
+        let mut out = Self::filled(u32::MAX, [ids.len()]);
+        let start = out.offset;
+        out.data[start..start + ids.len()].copy_from_slice(ids);
+        out
+    }
+}
+
+impl Guarded<f64, 1> {
+    /// A workspace, all NaN.
+    pub fn room(len: usize) -> Self {
+        Self::filled(f64::NAN, [len])
+    }
+}
+
 impl<T: Elem, const N: usize> Guarded<T, N> {
     /// The same values in the same layout.
     pub fn again(&self) -> Self {
-        let mut out = Self::nan(self.shape);
-        out.data.clone_from(&self.data);
-        out
+        Guarded {
+            data: self.data.clone(),
+            offset: self.offset,
+            shape: self.shape,
+            strides: self.strides,
+            #[cfg(feature = "cuda")]
+            mirror: Default::default(),
+        }
     }
 
     /// The same values in rows that start at multiples of 16 bytes, whatever their length.
@@ -150,5 +187,5 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
 
 /// The bits of a tensor, for bitwise comparison.
 pub fn bits<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<u32> {
-    tensor.host().iter().map(|v| v.to_bits()).collect()
+    tensor.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
 }
