@@ -37,6 +37,8 @@ const CUDA_TESTS: &[&str] = &[
     "adamw",
     "add",
     "copy",
+    "cross_entropy",
+    "embedding",
     "global_norm",
     "grouped_gemm",
     "permute",
