@@ -31,12 +31,16 @@ impl<'a> Shape<'a> {
 
 /// Row of the input for row `p` of the segments.
 fn source(segments: Segments, p: usize) -> usize {
-    if let Segments::Gathered(order) = segments { order.source()[p] as usize / order.fan() } else { p }
+    if let Segments::Gathered(order) = segments {
+        order.host().unwrap().source[p] as usize / order.fan()
+    } else {
+        p
+    }
 }
 
 /// Product of every (row, out, in) triple, given to `visit` with the row's group.
 fn triples(s: &Shape, mut visit: impl FnMut(usize, usize, usize, usize)) {
-    for (g, rows) in s.segments.bounds().windows(2).enumerate() {
+    for (g, rows) in s.segments.bounds().unwrap().windows(2).enumerate() {
         for (p, o, i) in (rows[0]..rows[1])
             .flat_map(|p| (0..s.out).flat_map(move |o| (0..s.inner).map(move |i| (p, o, i))))
         {
