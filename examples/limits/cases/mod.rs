@@ -16,7 +16,7 @@ type Case = fn(&Lab, &Shape) -> Result<Row>;
 
 /// Every operation at a shape.
 pub fn all(lab: &Lab, s: &Shape) -> Result<Vec<Row>> {
-    [rowwise::CASES, sorted::CASES, training::CASES, attention::CASES]
+    [rowwise::CASES, sorted::CASES, training::CASES, attention::CASES, products::CASES]
         .concat()
         .iter()
         .map(|case| case(lab, s))

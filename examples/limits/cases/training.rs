@@ -66,12 +66,15 @@ fn embedding_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let ids = ids(lab, s)?;
     let dy = lab.filled::<bf16, 2>([s.tokens, s.hidden])?;
     let mut dtable = lab.zeros::<f32, 2>([VOCAB, s.hidden])?;
-    let need = once(0);
-    lab.measure(
-        s,
-        need,
-        EmbeddingBackward { ids: ids.view(), dy: dy.view(), scale: 2.0, dtable: dtable.view_mut() },
-    )
+    // The first row of each id adds up all rows of it, and every row looks through all ids.
+    let different: BTreeSet<u32> = ids.to_vec()?.into_iter().collect();
+    let need = Need {
+        floor: dy.sectors() + ids.sectors() + 2 * (different.len() * s.hidden * 4 / 32) as u64,
+        again: s.tokens as u64 * (ids.sectors() + 12),
+        ..Need::default()
+    };
+    let dtable = dtable.view_mut();
+    lab.measure(s, need, EmbeddingBackward { ids: ids.view(), dy: dy.view(), scale: 2.0, dtable })
 }
 
 fn cross_entropy(lab: &Lab, s: &Shape) -> Result<Row> {
