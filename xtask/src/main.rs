@@ -6,6 +6,7 @@ mod cuda;
 mod device;
 mod paths;
 mod pypi;
+mod sass;
 mod softgpu;
 mod test;
 mod toolkit;
@@ -23,6 +24,7 @@ enum Command {
     Bindings(bindings::Bindings),
     Conformance(conformance::Conformance),
     Cuda(cuda::Cuda),
+    Sass(sass::Sass),
     Softgpu(softgpu::Softgpu),
     Test(test::Test),
 }
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Bindings(command) => command.run(),
         Command::Conformance(command) => command.run(),
         Command::Cuda(command) => command.run(),
+        Command::Sass(command) => command.run(),
         Command::Softgpu(command) => command.run(),
         Command::Test(command) => command.run(),
     };
