@@ -25,11 +25,13 @@ pub struct Kernel {
     pub registers: u32,
     /// Bytes of stack and local memory of a thread: spills, and arrays that are indexed by variables.
     pub local_bytes: u32,
+    /// All of its code.
+    pub whole: Loop,
     /// The loops with tensor instructions, in the order of the code.
     pub loops: Vec<Loop>,
 }
 
-/// A loop without an inner loop.
+/// Instructions of a stretch of code: of a loop without an inner loop, say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loop {
     /// Instructions.
@@ -51,18 +53,30 @@ impl Loop {
     }
 }
 
-/// The most that the main loop of a kernel may issue, as a share of its tensor pipe's time; none for kernels whose
-/// products are not what they mostly do.
-fn most_issued(kernel: &str) -> Option<f64> {
-    let name = kernel.strip_prefix("moe_")?;
-    if name.starts_with("int4_gemm") {
-        Some(1.0)
-    } else if name.starts_with("grouped_gemm") {
-        Some(0.5)
-    } else {
-        None
-    }
+/// What the machine code of a kernel with products must show.
+struct Products {
+    /// Start of the kernels' names, without `moe_`.
+    name: &'static str,
+    /// Fewest HMMA for each LDSM in the whole kernel: what a warp gets out of an operand that it reads from shared memory.
+    fed: f64,
+    /// The most that the main loop may issue, as a share of its tensor pipe's time; none where products are not what the
+    /// kernel mostly does.
+    issued: Option<f64>,
 }
+
+/// All of them; the first that fits counts. Every kernel with tensor instructions needs a row, and must copy beside them.
+const PRODUCTS: &[Products] = &[
+    Products { name: "attention_dkv", fed: 1.5, issued: None },
+    Products { name: "attention_dq", fed: 1.3, issued: None },
+    Products { name: "attention", fed: 1.6, issued: None },
+    // Six strips a step make 16 products; f32 takes three each. Four strips of a small tile make 20.
+    Products { name: "gram_small", fed: 5.0, issued: None },
+    Products { name: "gram", fed: 2.6, issued: None },
+    Products { name: "expand", fed: 0.5, issued: None },
+    Products { name: "route", fed: 0.5, issued: None },
+    Products { name: "int4_gemm", fed: 1.0, issued: Some(1.0) },
+    Products { name: "grouped_gemm", fed: 1.0, issued: Some(0.5) },
+];
 
 impl MachineCode {
     /// Takes images apart.
@@ -71,8 +85,9 @@ impl MachineCode {
         for image in images {
             let usage = dump(tools, "-res-usage", image)?;
             let mut of_image = resources(&usage);
-            for (name, loops) in loops(&dump(tools, "-sass", image)?) {
-                of_image.entry(name).or_default().loops = loops;
+            for (name, (whole, loops)) in code(&dump(tools, "-sass", image)?) {
+                let kernel = of_image.entry(name).or_default();
+                (kernel.whole, kernel.loops) = (whole, loops);
             }
             kernels.extend(of_image);
         }
@@ -90,9 +105,6 @@ impl MachineCode {
         );
         println!("|---|---|---|---|---|---|---|---|---|");
         for (name, kernel) in &self.kernels {
-            if kernel.local_bytes > 0 {
-                broken.push(format!("{name}: {} bytes of local memory a thread", kernel.local_bytes));
-            }
             for (i, l) in kernel.loops.iter().enumerate() {
                 let Loop { issued, hmma, ldsm, ldgsts, lop3 } = l;
                 let share = l.issue_share();
@@ -101,18 +113,50 @@ impl MachineCode {
                     kernel.registers
                 );
             }
-            // The loop with the most products is the main one; the others are its ends.
-            let main = kernel.loops.iter().max_by_key(|l| l.hmma);
-            if let (Some(most), Some(main)) = (most_issued(name), main)
-                && main.issue_share() > most
-            {
-                let share = main.issue_share();
-                broken.push(format!(
-                    "{name}: issue slots {share:.2} x the tensor pipe's time, more than {most}"
-                ));
+            broken.extend(kernel.faults().into_iter().map(|fault| format!("{name}: {fault}")));
+            if kernel.whole.hmma > 0 {
+                broken
+                    .extend(kernel.product_faults(name).into_iter().map(|fault| format!("{name}: {fault}")));
             }
         }
         broken
+    }
+}
+
+impl Kernel {
+    /// What no kernel may have.
+    fn faults(&self) -> Option<String> {
+        (self.local_bytes > 0).then(|| format!("{} bytes of local memory a thread", self.local_bytes))
+    }
+
+    /// What is wrong with a kernel that has products.
+    fn product_faults(&self, name: &str) -> Vec<String> {
+        let bare = name.strip_prefix("moe_").unwrap_or(name);
+        let Some(want) = PRODUCTS.iter().find(|p| bare.starts_with(p.name)) else {
+            return vec!["it has products, and needs a row in PRODUCTS".into()];
+        };
+        let mut faults = Vec::new();
+        let Loop { hmma, ldsm, ldgsts, .. } = self.whole;
+        // Rows at any address are copied without LDGSTS.
+        let copies = ldgsts > 0 || name.to_ascii_uppercase().contains("ANY");
+        if ldsm == 0 || !copies || f64::from(hmma) < want.fed * f64::from(ldsm) {
+            faults.push(format!(
+                "{hmma} HMMA, {ldsm} LDSM, {ldgsts} LDGSTS; expected copies, and {} HMMA for each LDSM",
+                want.fed
+            ));
+        }
+        // The loop with the most products is the main one; the others are its ends. Tiles for few rows wait for memory.
+        let main = self.loops.iter().max_by_key(|l| l.hmma);
+        let large = name.ends_with("LARGE") || name.ends_with("MEDIUM");
+        if let (Some(most), Some(main), true) = (want.issued, main, large)
+            && main.issue_share() > most
+        {
+            let share = main.issue_share();
+            faults.push(format!(
+                "its main loop issues for {share:.2} x the tensor pipe's time, more than {most}"
+            ));
+        }
+        faults
     }
 }
 
@@ -144,21 +188,21 @@ fn resources(text: &str) -> BTreeMap<String, Kernel> {
                 field.and_then(|v| v.parse::<u32>().ok()).unwrap_or(0)
             };
             let local_bytes = value("STACK") + value("LOCAL");
-            kernels.insert(name, Kernel { registers: value("REG"), local_bytes, loops: Vec::new() });
+            kernels.insert(name, Kernel { registers: value("REG"), local_bytes, ..Kernel::default() });
         }
     }
     kernels
 }
 
-/// The loops with tensor instructions of every function, from `cuobjdump -sass`.
-fn loops(text: &str) -> BTreeMap<String, Vec<Loop>> {
+/// All code of every function, and its loops with tensor instructions, from `cuobjdump -sass`.
+fn code(text: &str) -> BTreeMap<String, (Loop, Vec<Loop>)> {
     let mut all = BTreeMap::new();
     let mut code: Vec<(u64, &str)> = Vec::new();
     let mut function = None;
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("Function : ") {
             if let Some(name) = function.replace(name.to_string()) {
-                all.insert(name, loops_of(&code));
+                all.insert(name, (count(&code, 0, u64::MAX), loops_of(&code)));
             }
             code.clear();
         } else if let Some((address, text)) = instruction(line) {
@@ -166,7 +210,7 @@ fn loops(text: &str) -> BTreeMap<String, Vec<Loop>> {
         }
     }
     if let Some(name) = function {
-        all.insert(name, loops_of(&code));
+        all.insert(name, (count(&code, 0, u64::MAX), loops_of(&code)));
     }
     all
 }
@@ -190,19 +234,22 @@ fn loops_of(code: &[(u64, &str)]) -> Vec<Loop> {
     let inner = |&(from, to): &(u64, u64)| {
         !ranges.iter().any(|&(f, t)| (f, t) != (from, to) && f >= from && t <= to && has_products(code, f, t))
     };
-    let count = |(from, to): &(u64, u64)| {
-        let mut counts = Loop::default();
-        for (_, text) in code.iter().filter(|(a, _)| (*from..=*to).contains(a)) {
-            let opcode = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or("");
-            counts.issued += 1;
-            counts.hmma += u32::from(opcode.starts_with("HMMA"));
-            counts.ldsm += u32::from(opcode.starts_with("LDSM"));
-            counts.ldgsts += u32::from(opcode.starts_with("LDGSTS"));
-            counts.lop3 += u32::from(opcode.starts_with("LOP3"));
-        }
-        counts
-    };
-    ranges.iter().filter(|range| inner(range)).map(count).filter(|l| l.hmma > 0).collect()
+    let counted = ranges.iter().filter(|range| inner(range)).map(|&(from, to)| count(code, from, to));
+    counted.filter(|l| l.hmma > 0).collect()
+}
+
+/// The instructions from one address to another.
+fn count(code: &[(u64, &str)], from: u64, to: u64) -> Loop {
+    let mut counts = Loop::default();
+    for (_, text) in code.iter().filter(|(a, _)| (from..=to).contains(a)) {
+        let opcode = text.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or("");
+        counts.issued += 1;
+        counts.hmma += u32::from(opcode.starts_with("HMMA"));
+        counts.ldsm += u32::from(opcode.starts_with("LDSM"));
+        counts.ldgsts += u32::from(opcode.starts_with("LDGSTS"));
+        counts.lop3 += u32::from(opcode.starts_with("LOP3"));
+    }
+    counts
 }
 
 fn has_products(code: &[(u64, &str)], from: u64, to: u64) -> bool {
@@ -217,7 +264,8 @@ mod tests {
     fn resources_are_read() {
         let text = "Resource usage:\n Common:\n  GLOBAL:0\n Function moe_x_BF16:\n  REG:40 STACK:8 SHARED:0 LOCAL:16 \
                     CONSTANT[0]:400 TEXTURE:0\n";
-        let kernel = Kernel { registers: 40, local_bytes: 24, loops: Vec::new() };
+        let kernel = Kernel { registers: 40, local_bytes: 24, ..Kernel::default() };
+        assert_eq!(kernel.faults().as_deref(), Some("24 bytes of local memory a thread"));
         assert_eq!(resources(text), BTreeMap::from([("moe_x_BF16".to_string(), kernel)]));
     }
 
@@ -233,8 +281,24 @@ mod tests {
             /*0060*/ @P2 BRA 0x0 ; /* 0x1 */\n\
             /*0070*/ EXIT ; /* 0x1 */\n\
             /*0080*/ BRA 0x80 ; /* 0x1 */\n";
-        let found = loops(text);
-        assert_eq!(found["k"], [Loop { issued: 4, hmma: 1, ldsm: 1, ldgsts: 1, lop3: 0 }]);
-        assert_eq!(found["k"][0].issue_share(), 0.5);
+        let (whole, loops) = &code(text)["k"];
+        assert_eq!(whole.issued, 9);
+        assert_eq!(loops[..], [Loop { issued: 4, hmma: 1, ldsm: 1, ldgsts: 1, lop3: 0 }]);
+        assert_eq!(loops[0].issue_share(), 0.5);
+    }
+
+    #[test]
+    fn starved_products_are_found() {
+        let kernel = |hmma, ldsm, ldgsts, issued| {
+            let whole = Loop { issued, hmma, ldsm, ldgsts, lop3: 0 };
+            Kernel { whole: whole.clone(), loops: vec![whole], ..Kernel::default() }
+        };
+        let faults = |name: &str, kernel: Kernel| kernel.product_faults(name).len();
+        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 8, 160)), 0);
+        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 8, 257)), 1); // more than 4 a product
+        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(15, 16, 8, 60)), 1);
+        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 0, 160)), 1);
+        assert_eq!(faults("moe_grouped_gemm_BF16_ANY", kernel(64, 16, 0, 900)), 0);
+        assert_eq!(faults("moe_new_BF16", kernel(64, 16, 8, 160)), 1);
     }
 }
