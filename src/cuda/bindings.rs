@@ -272,6 +272,191 @@ const _: () = {
     ["Offset of field: GlobalNormRootParams::partials"]
         [::core::mem::offset_of!(GlobalNormRootParams, partials) - 16usize];
 };
+#[doc = " Packed weights [groups, out, in]: w = scale (q - zero), one scale and zero-point a block of a row. Rows go in strips of\n 32 (`strips` = ceil(out / 32)), columns in steps of 32 (`steps` = ceil(in / 32)). The addresses are multiples of 16."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4Weights {
+    #[doc = " [groups, strips, steps, 32, 4], u32 of 8 values each"]
+    pub words: u64,
+    #[doc = " [groups, strips, blocks, 32], bf16; [groups] with `per_matrix`"]
+    pub scales: u64,
+    #[doc = " As `scales`, u8; 0 means 8 everywhere"]
+    pub zeros: u64,
+    pub groups: u32,
+    pub out: u32,
+    pub in_: u32,
+    #[doc = " Blocks of a row"]
+    pub blocks: u32,
+    #[doc = " A block has 2^shift steps; 31: all of them"]
+    pub shift: u32,
+    #[doc = " 1: one scale and zero-point a matrix (and `blocks` is 1, `shift` 31); 0: the rows have their own"]
+    pub per_matrix: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4Weights"][::core::mem::size_of::<Int4Weights>() - 48usize];
+    ["Alignment of Int4Weights"][::core::mem::align_of::<Int4Weights>() - 8usize];
+    ["Offset of field: Int4Weights::words"][::core::mem::offset_of!(Int4Weights, words) - 0usize];
+    ["Offset of field: Int4Weights::scales"][::core::mem::offset_of!(Int4Weights, scales) - 8usize];
+    ["Offset of field: Int4Weights::zeros"][::core::mem::offset_of!(Int4Weights, zeros) - 16usize];
+    ["Offset of field: Int4Weights::groups"][::core::mem::offset_of!(Int4Weights, groups) - 24usize];
+    ["Offset of field: Int4Weights::out"][::core::mem::offset_of!(Int4Weights, out) - 28usize];
+    ["Offset of field: Int4Weights::in_"][::core::mem::offset_of!(Int4Weights, in_) - 32usize];
+    ["Offset of field: Int4Weights::blocks"][::core::mem::offset_of!(Int4Weights, blocks) - 36usize];
+    ["Offset of field: Int4Weights::shift"][::core::mem::offset_of!(Int4Weights, shift) - 40usize];
+    ["Offset of field: Int4Weights::per_matrix"][::core::mem::offset_of!(Int4Weights, per_matrix) - 44usize];
+};
+#[doc = " w = quantised x. Parameters of `moe_quantize_int4_*`; a grid of one dimension: blocks of a row are dealt to the warps of\n ceil(groups strips blocks / moe_quantize_int4_launch.rows) blocks; with shift 31 a block of threads takes a strip, with\n `per_matrix` a matrix."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct QuantizeInt4Params {
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub x: u64,
+    pub x_matrix: u64,
+    pub x_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantizeInt4Params"][::core::mem::size_of::<QuantizeInt4Params>() - 72usize];
+    ["Alignment of QuantizeInt4Params"][::core::mem::align_of::<QuantizeInt4Params>() - 8usize];
+    ["Offset of field: QuantizeInt4Params::w"][::core::mem::offset_of!(QuantizeInt4Params, w) - 0usize];
+    ["Offset of field: QuantizeInt4Params::x"][::core::mem::offset_of!(QuantizeInt4Params, x) - 48usize];
+    ["Offset of field: QuantizeInt4Params::x_matrix"]
+        [::core::mem::offset_of!(QuantizeInt4Params, x_matrix) - 56usize];
+    ["Offset of field: QuantizeInt4Params::x_stride"]
+        [::core::mem::offset_of!(QuantizeInt4Params, x_stride) - 64usize];
+};
+#[doc = " y = scale (q - zero), rounded as src/int4.rs says. Parameters of `moe_dequantize_int4_*`; a grid of one dimension: steps\n of strips are dealt to the warps of ceil(groups strips steps / moe_dequantize_int4_launch.rows) blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct DequantizeInt4Params {
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub y: u64,
+    pub y_matrix: u64,
+    pub y_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantizeInt4Params"][::core::mem::size_of::<DequantizeInt4Params>() - 72usize];
+    ["Alignment of DequantizeInt4Params"][::core::mem::align_of::<DequantizeInt4Params>() - 8usize];
+    ["Offset of field: DequantizeInt4Params::w"][::core::mem::offset_of!(DequantizeInt4Params, w) - 0usize];
+    ["Offset of field: DequantizeInt4Params::y"][::core::mem::offset_of!(DequantizeInt4Params, y) - 48usize];
+    ["Offset of field: DequantizeInt4Params::y_matrix"]
+        [::core::mem::offset_of!(DequantizeInt4Params, y_matrix) - 56usize];
+    ["Offset of field: DequantizeInt4Params::y_stride"]
+        [::core::mem::offset_of!(DequantizeInt4Params, y_stride) - 64usize];
+};
+#[doc = " y = dequantised quantised x, nothing packed. Parameters of `moe_fake_quant_int4_*`; the grid of `moe_quantize_int4_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct FakeQuantInt4Params {
+    #[doc = " No addresses; `zeros` is 0 if symmetric, else 1"]
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub x: u64,
+    #[doc = " [groups, out, in]"]
+    pub y: u64,
+    pub x_matrix: u64,
+    pub x_stride: u64,
+    pub y_matrix: u64,
+    pub y_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FakeQuantInt4Params"][::core::mem::size_of::<FakeQuantInt4Params>() - 96usize];
+    ["Alignment of FakeQuantInt4Params"][::core::mem::align_of::<FakeQuantInt4Params>() - 8usize];
+    ["Offset of field: FakeQuantInt4Params::w"][::core::mem::offset_of!(FakeQuantInt4Params, w) - 0usize];
+    ["Offset of field: FakeQuantInt4Params::x"][::core::mem::offset_of!(FakeQuantInt4Params, x) - 48usize];
+    ["Offset of field: FakeQuantInt4Params::y"][::core::mem::offset_of!(FakeQuantInt4Params, y) - 56usize];
+    ["Offset of field: FakeQuantInt4Params::x_matrix"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, x_matrix) - 64usize];
+    ["Offset of field: FakeQuantInt4Params::x_stride"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, x_stride) - 72usize];
+    ["Offset of field: FakeQuantInt4Params::y_matrix"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, y_matrix) - 80usize];
+    ["Offset of field: FakeQuantInt4Params::y_stride"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, y_stride) - 88usize];
+};
+#[doc = " Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_<variant>_launch` on a grid of any number of\n blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4GemmParams {
+    pub w: Int4Weights,
+    #[doc = " [rows, in]"]
+    pub x: u64,
+    #[doc = " [rows, out]; written if `splits` is 1"]
+    pub y: u64,
+    #[doc = " [groups + 1], u32: first row of each group; 0 means one group"]
+    pub offsets: u64,
+    #[doc = " [splits, rows, 32 strips], f32: the sums of each split; written if there are several"]
+    pub partial: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub splits: u32,
+    #[doc = " 1: add to y; 0: overwrite it"]
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4GemmParams"][::core::mem::size_of::<Int4GemmParams>() - 112usize];
+    ["Alignment of Int4GemmParams"][::core::mem::align_of::<Int4GemmParams>() - 8usize];
+    ["Offset of field: Int4GemmParams::w"][::core::mem::offset_of!(Int4GemmParams, w) - 0usize];
+    ["Offset of field: Int4GemmParams::x"][::core::mem::offset_of!(Int4GemmParams, x) - 48usize];
+    ["Offset of field: Int4GemmParams::y"][::core::mem::offset_of!(Int4GemmParams, y) - 56usize];
+    ["Offset of field: Int4GemmParams::offsets"][::core::mem::offset_of!(Int4GemmParams, offsets) - 64usize];
+    ["Offset of field: Int4GemmParams::partial"][::core::mem::offset_of!(Int4GemmParams, partial) - 72usize];
+    ["Offset of field: Int4GemmParams::x_stride"]
+        [::core::mem::offset_of!(Int4GemmParams, x_stride) - 80usize];
+    ["Offset of field: Int4GemmParams::y_stride"]
+        [::core::mem::offset_of!(Int4GemmParams, y_stride) - 88usize];
+    ["Offset of field: Int4GemmParams::rows"][::core::mem::offset_of!(Int4GemmParams, rows) - 96usize];
+    ["Offset of field: Int4GemmParams::splits"][::core::mem::offset_of!(Int4GemmParams, splits) - 100usize];
+    ["Offset of field: Int4GemmParams::accumulate"]
+        [::core::mem::offset_of!(Int4GemmParams, accumulate) - 104usize];
+    ["Offset of field: Int4GemmParams::unused"][::core::mem::offset_of!(Int4GemmParams, unused) - 108usize];
+};
+#[doc = " y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4GemmReduceParams {
+    #[doc = " [splits, rows, width], f32"]
+    pub partial: u64,
+    #[doc = " [rows, out]"]
+    pub y: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub out: u32,
+    pub width: u32,
+    pub splits: u32,
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4GemmReduceParams"][::core::mem::size_of::<Int4GemmReduceParams>() - 48usize];
+    ["Alignment of Int4GemmReduceParams"][::core::mem::align_of::<Int4GemmReduceParams>() - 8usize];
+    ["Offset of field: Int4GemmReduceParams::partial"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, partial) - 0usize];
+    ["Offset of field: Int4GemmReduceParams::y"][::core::mem::offset_of!(Int4GemmReduceParams, y) - 8usize];
+    ["Offset of field: Int4GemmReduceParams::y_stride"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, y_stride) - 16usize];
+    ["Offset of field: Int4GemmReduceParams::rows"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, rows) - 24usize];
+    ["Offset of field: Int4GemmReduceParams::out"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, out) - 28usize];
+    ["Offset of field: Int4GemmReduceParams::width"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, width) - 32usize];
+    ["Offset of field: Int4GemmReduceParams::splits"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, splits) - 36usize];
+    ["Offset of field: Int4GemmReduceParams::accumulate"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, accumulate) - 40usize];
+    ["Offset of field: Int4GemmReduceParams::unused"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, unused) - 44usize];
+};
 #[doc = " y[place[t, s]] = x[t]. Parameters of `moe_permute_*`; launched by the tile `moe_permute_launch` over `tokens` and\n `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -659,6 +844,16 @@ unsafe impl cudarc::driver::DeviceRepr for EmbeddingBackwardParams {}
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormRootParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for QuantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for DequantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for FakeQuantInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for Int4GemmParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for Int4GemmReduceParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -7,6 +7,7 @@
 pub mod cases;
 pub mod compare;
 pub mod guarded;
+pub mod int4;
 pub mod oracle;
 pub mod rng;
 
