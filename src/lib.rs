@@ -18,7 +18,7 @@ pub mod train;
 mod view;
 
 pub use device::Device;
-pub use elem::{DType, Elem};
+pub use elem::{DType, Elem, Plain};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use int4::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut};

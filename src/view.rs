@@ -4,6 +4,10 @@
 //! contiguous (stride 1), so a row is a slice; the others may have any stride that keeps rows apart. It knows where
 //! its memory is: only views of host memory give slices.
 
+#[cfg(feature = "cuda")]
+mod device;
+
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -39,6 +43,12 @@ fn rows_apart<const N: usize>(shape: [usize; N], strides: [usize; N]) -> Result<
     let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
     ensure!("View", apart, shape = shape, strides = strides);
     Ok(())
+}
+
+/// Panics if a shape has more elements than there are.
+fn in_front<const N: usize>(shape: [usize; N], len: usize) {
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    assert!(elements.is_some_and(|n| n <= len), "{shape:?} of {len}");
 }
 
 /// A read-only strided view of rank `N`.
@@ -93,7 +103,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         View { ptr: data.as_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -122,35 +132,13 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         self.ptr
     }
 
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory; the rules of [`View::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and stay there, unwritten, for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        let ptr = std::ptr::without_provenance(address as usize);
-        Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
-    }
-
     /// The part with index `range` along dimension `axis`. Panics if it lies outside: for internal use.
     pub(crate) fn narrow(mut self, axis: usize, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
         self.shape[axis] = range.len();
         if !self.shape.contains(&0) {
-            // SAFETY: the start of a non-empty range is inside the view.
-            self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
+            // It stays inside the view; of a device's address there is nothing that `add` could be inside of.
+            self.ptr = self.ptr.wrapping_add(range.start * self.strides[axis]);
         }
         self
     }
@@ -179,7 +167,7 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a mut [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         ViewMut { ptr: data.as_mut_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -208,27 +196,14 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
         self.ptr
     }
 
-    /// Address of the first element on its device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn address(&self) -> u64 {
-        self.ptr.addr() as u64
-    }
-
-    /// A view of device memory to write; the rules of [`ViewMut::strided`].
-    ///
-    /// # Safety
-    /// `len` elements at `address` are in the memory of device `ordinal` and belong to the view for 'a.
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn on_device(
-        (address, len): (u64, usize),
-        shape: [usize; N],
-        strides: [usize; N],
-        ordinal: u32,
-    ) -> Result<Self> {
-        fits(len, shape, strides)?;
-        rows_apart(shape, strides)?;
-        let ptr = std::ptr::without_provenance_mut(address as usize);
-        Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    /// The same view, if its elements are of type `U`: from generic code to a type it has asked for.
+    pub(crate) fn of_type<U: 'static>(self) -> Option<ViewMut<'a, U, N>>
+    where
+        T: 'static,
+    {
+        let ViewMut { ptr, shape, strides, place, .. } = self;
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then_some(ViewMut { ptr: ptr.cast(), shape, strides, place, life: PhantomData })
     }
 
     /// The same elements, to read.
@@ -260,9 +235,9 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
             place: self.place,
             life: PhantomData,
         };
-        // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
-        // parts share no element: they have no common index along `axis`, and strides keep indices apart.
-        let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
+        // The tail starts inside the view unless it is empty, and then it is never read. The two parts share no
+        // element: they have no common index along `axis`, and strides keep indices apart.
+        let ptr = if tail.contains(&0) { self.ptr } else { self.ptr.wrapping_add(at * self.strides[axis]) };
         (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
     }
 

@@ -37,14 +37,14 @@ fn normal(of: &Experts, seed: u64) -> Layer {
 }
 
 fn tensor<const N: usize>(device: &Device, values: &[f64], shape: [usize; N]) -> Tensor<f32, N> {
-    let mut out = device.zeros(shape);
-    out.host_mut().iter_mut().zip(values).for_each(|(o, &v)| *o = v as f32);
+    let mut out = device.zeros(shape).unwrap();
+    out.host_mut().unwrap().iter_mut().zip(values).for_each(|(o, &v)| *o = v as f32);
     assert_eq!(out.len(), values.len());
     out
 }
 
 fn wide<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<f64> {
-    tensor.host().iter().map(|&v| v as f64).collect()
+    tensor.host().unwrap().iter().map(|&v| v as f64).collect()
 }
 
 /// Runs forward and backward in f32 from the operations; returns `y` and the gradient of `<dy, y>`.
@@ -62,11 +62,11 @@ fn run(device: &Device, of: &Experts, layer: &Layer, dy: &[f64]) -> (Vec<f64>, L
     let w2 = tensor(device, &layer.w2, w2_shape);
     let (weight, b, a2, plan) = (weight.view(), b.view(), a2.view(), &plan);
 
-    let mut xs = device.zeros([tokens, of.hidden]);
-    let mut bp = device.zeros([tokens, of.bp()]);
-    let mut hq = device.zeros([tokens, of.hq()]);
-    let mut ys = device.zeros([tokens, of.hidden]);
-    let mut y = device.zeros([tokens, of.hidden]);
+    let mut xs = device.zeros([tokens, of.hidden]).unwrap();
+    let mut bp = device.zeros([tokens, of.bp()]).unwrap();
+    let mut hq = device.zeros([tokens, of.hq()]).unwrap();
+    let mut ys = device.zeros([tokens, of.hidden]).unwrap();
+    let mut y = device.zeros([tokens, of.hidden]).unwrap();
     device.run(Permute { x: x.view(), order, y: xs.view_mut() }).unwrap();
     let (x, w) = (xs.view(), w13.view());
     device.run(GroupedGemm { x, w, segments, y: bp.view_mut(), accumulate: false }).unwrap();
@@ -76,15 +76,15 @@ fn run(device: &Device, of: &Experts, layer: &Layer, dy: &[f64]) -> (Vec<f64>, L
     device.run(Combine { x: ys.view(), order, weight: None, y: y.view_mut(), accumulate: false }).unwrap();
 
     let dy = tensor(device, dy, [tokens, of.hidden]);
-    let mut dys = device.zeros([tokens, of.hidden]);
-    let mut dhq = device.zeros([tokens, of.hq()]);
-    let (mut dw2, mut dw13) = (device.zeros(w2_shape), device.zeros(w13_shape));
-    let (mut db, mut da2) = (device.zeros(b.shape()), device.zeros(a2.shape()));
-    let mut dweight = device.zeros(weight.shape());
-    let mut dxs = device.zeros([tokens, of.hidden]);
-    let mut dx = device.zeros([tokens, of.hidden]);
+    let mut dys = device.zeros([tokens, of.hidden]).unwrap();
+    let mut dhq = device.zeros([tokens, of.hq()]).unwrap();
+    let (mut dw2, mut dw13) = (device.zeros(w2_shape).unwrap(), device.zeros(w13_shape).unwrap());
+    let (mut db, mut da2) = (device.zeros(b.shape()).unwrap(), device.zeros(a2.shape()).unwrap());
+    let mut dweight = device.zeros(weight.shape()).unwrap();
+    let mut dxs = device.zeros([tokens, of.hidden]).unwrap();
+    let mut dx = device.zeros([tokens, of.hidden]).unwrap();
     let need = ExpandBackward::<f32>::workspace_len(tokens, case.experts, case.clusters, of.inner, of.rank);
-    let mut workspace = device.zeros([need]);
+    let mut workspace = device.zeros([need]).unwrap();
     device.run(Permute { x: dy.view(), order, y: dys.view_mut() }).unwrap();
     let (dy, x, w) = (dys.view(), hq.view(), w2.view());
     device.run(GroupedGemmDgrad { dy, w, segments, dx: dhq.view_mut(), accumulate: false }).unwrap();

@@ -113,7 +113,7 @@ fn the_same_on_any_threads() {
     let targets: Vec<u32> = (0..200).map(|p| p % 50).collect();
     same_bits_on_any_threads(|device| {
         let mut x = Guarded::<f32, 2>::of(&logits, [200, 50]);
-        let mut loss = device.zeros::<f32, 1>([200]);
+        let mut loss = device.zeros::<f32, 1>([200]).unwrap();
         let op = CrossEntropy { logits: x.view_mut(), targets: &targets, scale: 0.1, loss: loss.view_mut() };
         device.run(op).unwrap();
         (x.values().into_iter().map(f64::to_bits).collect::<Vec<_>>(), common::guarded::bits(&loss))

@@ -50,7 +50,7 @@ fn the_same_on_any_threads() {
     let ids: Vec<u32> = (0..900).map(|i| i * i % 13).collect();
     let dy = Guarded::<f32, 2>::normal(&mut Rng::new(2), [900, 150], 1.0);
     same_bits_on_any_threads(|device| {
-        let mut dtable = device.zeros::<f32, 2>([13, 150]);
+        let mut dtable = device.zeros::<f32, 2>([13, 150]).unwrap();
         device
             .run(EmbeddingBackward { ids: &ids, dy: dy.view(), scale: SCALE, dtable: dtable.view_mut() })
             .unwrap();

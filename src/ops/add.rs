@@ -70,8 +70,8 @@ impl<T: Elem> Op for Add<'_, T> {
         let params = AddParams {
             x: self.x.address(),
             y: self.y.address(),
-            x_stride: self.x.strides()[0] as u64,
-            y_stride: self.y.strides()[0] as u64,
+            x_stride: self.x.stride(0),
+            y_stride: self.y.stride(0),
             rows: rows as u32,
             hidden: hidden as u32,
         };

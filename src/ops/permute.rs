@@ -114,8 +114,8 @@ impl<T: Elem> Op for Permute<'_, T> {
             x: self.x.address(),
             y: self.y.address(),
             place: order.place,
-            x_stride: self.x.strides()[0] as u64,
-            y_stride: self.y.strides()[0] as u64,
+            x_stride: self.x.stride(0),
+            y_stride: self.y.stride(0),
             tokens: tokens as u32,
             hidden: hidden as u32,
             fan: self.order.fan() as u32,
@@ -185,14 +185,14 @@ impl<T: Elem> Op for Combine<'_, T> {
     fn cuda(self, device: &Cuda) -> Result<()> {
         let [tokens, hidden] = self.y.shape();
         let order = self.order.addresses(device)?;
-        let (weight, weight_stride) = self.weight.map_or((0, 0), |w| (w.address(), w.strides()[0] as u64));
+        let (weight, weight_stride) = self.weight.map_or((0, 0), |w| (w.address(), w.stride(0)));
         let params = CombineParams {
             x: self.x.address(),
             y: self.y.address(),
             weight,
             place: order.place,
-            x_stride: self.x.strides()[0] as u64,
-            y_stride: self.y.strides()[0] as u64,
+            x_stride: self.x.stride(0),
+            y_stride: self.y.stride(0),
             weight_stride,
             tokens: tokens as u32,
             hidden: hidden as u32,
@@ -273,11 +273,11 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
             weight: self.weight.address(),
             dweight: self.dweight.address(),
             place: order.place,
-            dy_stride: self.dy.strides()[0] as u64,
-            x_stride: self.x.strides()[0] as u64,
-            dx_stride: self.dx.strides()[0] as u64,
-            weight_stride: self.weight.strides()[0] as u64,
-            dweight_stride: self.dweight.strides()[0] as u64,
+            dy_stride: self.dy.stride(0),
+            x_stride: self.x.stride(0),
+            dx_stride: self.dx.stride(0),
+            weight_stride: self.weight.stride(0),
+            dweight_stride: self.dweight.stride(0),
             tokens: tokens as u32,
             hidden: hidden as u32,
             fan: self.order.fan() as u32,

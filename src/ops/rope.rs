@@ -95,7 +95,7 @@ impl<T: Elem> Op for Rope<'_, T> {
         let head_dim = width / self.heads;
         let params = RopeParams {
             x: self.x.address(),
-            x_stride: self.x.strides()[0] as u64,
+            x_stride: self.x.stride(0),
             ratio: f64::from(self.theta).powf(-2.0 / head_dim as f64),
             rows: rows as u32,
             seq: self.seq as u32,

@@ -120,8 +120,8 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
             h: self.h.address(),
             weight,
             source,
-            z_stride: self.z.strides()[0] as u64,
-            h_stride: self.h.strides()[0] as u64,
+            z_stride: self.z.stride(0),
+            h_stride: self.h.stride(0),
             weight_stride,
             rows: rows as u32,
             inner: inner as u32,
@@ -144,7 +144,7 @@ const SWIGLU_BACKWARD: Kernel =
 fn weights_of(weights: Option<SlotWeights<'_>>, device: &Cuda) -> Result<(u64, u64, u64, u32)> {
     let Some(SlotWeights { weight, order }) = weights else { return Ok((0, 0, 0, 0)) };
     let source = order.addresses(device)?.source;
-    Ok((weight.address(), weight.strides()[0] as u64, source, order.fan() as u32))
+    Ok((weight.address(), weight.stride(0), source, order.fan() as u32))
 }
 
 impl<T: Elem> Op for SwiGluBackward<'_, T> {
@@ -204,16 +204,15 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
     fn cuda(self, device: &Cuda) -> Result<()> {
         let [rows, inner] = self.dh.shape();
         let (weight, weight_stride, source, fan) = weights_of(self.weights, device)?;
-        let (dweight, dweight_stride) =
-            self.dweight.as_ref().map_or((0, 0), |d| (d.address(), d.strides()[0] as u64));
+        let (dweight, dweight_stride) = self.dweight.as_ref().map_or((0, 0), |d| (d.address(), d.stride(0)));
         let params = SwiGluBackwardParams {
             z: self.z.address(),
             dh: self.dh.address(),
             weight,
             dweight,
             source,
-            z_stride: self.z.strides()[0] as u64,
-            dh_stride: self.dh.strides()[0] as u64,
+            z_stride: self.z.stride(0),
+            dh_stride: self.dh.stride(0),
             weight_stride,
             dweight_stride,
             rows: rows as u32,

@@ -107,6 +107,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: false,
             dgain: state.grad.flat_mut(),
             accumulate: pass.accumulate,
+            workspace: self.acts.dgain.view_mut(),
         })?;
         Ok((loss.iter().map(|&l| f64::from(l)).sum::<f64>() / rows as f64) as f32)
     }
@@ -144,6 +145,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
+            workspace: acts.dgain.view_mut(),
         })?;
 
         let out = attended.front([rows, hidden]);
@@ -188,6 +190,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
+            workspace: acts.dgain.view_mut(),
         })
     }
 }

@@ -38,7 +38,7 @@ impl<T: Elem> Model<T> {
     pub fn new(config: &ModelConfig, device: &Device, batch: usize, seed: u64, train: bool) -> Result<Self> {
         config.validate()?;
         let layer = config.layer();
-        let params = layout::build(config, device, seed, train);
+        let params = layout::build(config, device, seed, train)?;
         let acts = Activations::new(config, device, batch, train)?;
         Ok(Model { config: config.clone(), device: device.clone(), layer, params, acts })
     }

@@ -1,10 +1,11 @@
-//! Tensors that lie in a sea of NaN, with an offset and padded rows: a write outside is seen, a read
+//! Tensors that lie in a sea of NaN, or of bad ids, with an offset and padded rows: a write outside is seen, a read
 //! outside poisons the result.
 
 use trimoe::{Device, Elem, Tensor, View, ViewMut};
 
 pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
+    offset: usize,
     shape: [usize; N],
     strides: [usize; N],
     /// The same memory on a CUDA device, once a view there was asked for.
@@ -12,24 +13,98 @@ pub struct Guarded<T, const N: usize> {
     mirror: std::cell::OnceCell<(trimoe::cuda::Cuda, trimoe::cuda::cudarc::driver::CudaSlice<T>)>,
 }
 
-const OFFSET: usize = 7;
-const PAD: usize = 5;
+/// Elements before the first, and after each row: of rows that are multiples of 16 elements 16 bytes or more, so that
+/// kernels move vectors; of others what fits no vector.
+fn margins(columns: usize) -> (usize, usize) {
+    if columns.is_multiple_of(16) { (8, 8) } else { (7, 5) }
+}
 
-impl<T: Elem, const N: usize> Guarded<T, N> {
-    /// All NaN: an output that must be written completely.
-    pub fn nan(shape: [usize; N]) -> Self {
+#[cfg(feature = "cuda")]
+pub use trimoe::cuda::cudarc::driver::DeviceRepr as Bits;
+/// What can be copied to a device.
+#[cfg(not(feature = "cuda"))]
+pub trait Bits {}
+#[cfg(not(feature = "cuda"))]
+impl<T> Bits for T {}
+
+impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
+    /// All `guard`, inside and around.
+    fn filled(guard: T, shape: [usize; N]) -> Self {
+        let (offset, pad) = margins(shape[N - 1]);
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
-            strides[i] = strides[i + 1] * shape[i + 1] + PAD;
+            strides[i] = strides[i + 1] * shape[i + 1] + pad;
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![T::from_f32(f32::NAN); OFFSET + reach + PAD],
+            data: vec![guard; offset + reach + pad],
+            offset,
             shape,
             strides,
             #[cfg(feature = "cuda")]
             mirror: Default::default(),
         }
+    }
+
+    /// Position in `data` of row-major element `i`.
+    fn at(&self, mut i: usize) -> usize {
+        let mut at = self.offset;
+        for d in (0..N).rev() {
+            at += i % self.shape[d] * self.strides[d];
+            i /= self.shape[d];
+        }
+        at
+    }
+
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn view(&self) -> View<'_, T, N> {
+        View::strided(&self.data[self.offset..], self.shape, self.strides).unwrap()
+    }
+
+    pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
+        ViewMut::strided(&mut self.data[self.offset..], self.shape, self.strides).unwrap()
+    }
+
+    /// A view in the device's memory; on a CUDA device, of a copy made at the first call.
+    pub fn view_on(&self, device: &Device) -> View<'_, T, N> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = device.as_cuda() {
+            let (_, slice) = self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
+            return cuda.view(slice, self.offset, self.shape, self.strides).unwrap();
+        }
+        let _ = device;
+        self.view()
+    }
+
+    /// As [`view_on`](Self::view_on), to write.
+    pub fn view_mut_on(&mut self, device: &Device) -> ViewMut<'_, T, N> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = device.as_cuda() {
+            self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
+            let (_, slice) = self.mirror.get_mut().unwrap();
+            return cuda.view_mut(slice, self.offset, self.shape, self.strides).unwrap();
+        }
+        let _ = device;
+        self.view_mut()
+    }
+
+    /// Everything as it is now, where it was last written.
+    fn current(&self) -> Vec<T> {
+        #[cfg(feature = "cuda")]
+        if let Some((cuda, slice)) = self.mirror.get() {
+            return cuda.download(slice).unwrap();
+        }
+        self.data.clone()
+    }
+}
+
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// All NaN: an output that must be written completely.
+    pub fn nan(shape: [usize; N]) -> Self {
+        Self::filled(T::from_f32(f32::NAN), shape)
     }
 
     /// Row-major `values`, rounded to `T`.
@@ -49,60 +124,6 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         Self::of(&values, shape)
     }
 
-    /// Position in `data` of row-major element `i`.
-    fn at(&self, mut i: usize) -> usize {
-        let mut at = OFFSET;
-        for d in (0..N).rev() {
-            at += i % self.shape[d] * self.strides[d];
-            i /= self.shape[d];
-        }
-        at
-    }
-
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub fn view(&self) -> View<'_, T, N> {
-        View::strided(&self.data[OFFSET..], self.shape, self.strides).unwrap()
-    }
-
-    pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
-        ViewMut::strided(&mut self.data[OFFSET..], self.shape, self.strides).unwrap()
-    }
-
-    /// A view in the device's memory; on a CUDA device, of a copy made at the first call.
-    pub fn view_on(&self, device: &Device) -> View<'_, T, N> {
-        #[cfg(feature = "cuda")]
-        if let Some(cuda) = device.as_cuda() {
-            let (_, slice) = self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
-            return cuda.view(slice, OFFSET, self.shape, self.strides).unwrap();
-        }
-        let _ = device;
-        self.view()
-    }
-
-    /// As [`view_on`](Self::view_on), to write.
-    pub fn view_mut_on(&mut self, device: &Device) -> ViewMut<'_, T, N> {
-        #[cfg(feature = "cuda")]
-        if let Some(cuda) = device.as_cuda() {
-            self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
-            let (_, slice) = self.mirror.get_mut().unwrap();
-            return cuda.view_mut(slice, OFFSET, self.shape, self.strides).unwrap();
-        }
-        let _ = device;
-        self.view_mut()
-    }
-
-    /// Everything as it is now, where it was last written.
-    fn current(&self) -> Vec<T> {
-        #[cfg(feature = "cuda")]
-        if let Some((cuda, slice)) = self.mirror.get() {
-            return cuda.download(slice).unwrap();
-        }
-        self.data.clone()
-    }
-
     /// The values in row-major order.
     pub fn values(&self) -> Vec<f64> {
         (0..self.len()).map(|i| self.data[self.at(i)].to_f32() as f64).collect()
@@ -120,7 +141,24 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 }
 
+impl Guarded<u32, 1> {
+    /// Ids, between numbers that are none.
+    pub fn ids(ids: &[u32]) -> Self {
+        let mut out = Self::filled(u32::MAX, [ids.len()]);
+        let start = out.offset;
+        out.data[start..start + ids.len()].copy_from_slice(ids);
+        out
+    }
+}
+
+impl Guarded<f64, 1> {
+    /// A workspace, all NaN.
+    pub fn room(len: usize) -> Self {
+        Self::filled(f64::NAN, [len])
+    }
+}
+
 /// The bits of a tensor, for bitwise comparison.
 pub fn bits<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<u32> {
-    tensor.host().iter().map(|v| v.to_bits()).collect()
+    tensor.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
 }
