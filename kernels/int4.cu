@@ -21,16 +21,16 @@ struct Matrices {
     T* base;  // [groups, out, in]
     uint64_t matrix;
     uint64_t stride;
-    uint32_t out;
-    uint32_t in;
+    uint32_t outputs;
+    uint32_t inputs;
     bool aligned;
 
     __device__ Matrices(uint64_t address, uint64_t matrix_, uint64_t stride_, const Int4Weights& w)
         : base(array_of<T>(address)),
           matrix(matrix_),
           stride(stride_),
-          out(w.out),
-          in(w.in),
+          outputs(w.outputs),
+          inputs(w.inputs),
           aligned(is_wide<T>(WIDE<T>, address, matrix_ | stride_)) {}
 
     /// Columns `column..` of row `row`.
@@ -40,7 +40,7 @@ struct Matrices {
 
     /// Columns of the chunk at `column` of row `row` that exist.
     __device__ uint32_t present(uint32_t row, uint32_t column) const {
-        return row < out && column < in ? min(CHUNK, in - column) : 0;
+        return row < outputs && column < inputs ? min(CHUNK, inputs - column) : 0;
     }
 
     /// A chunk, with zeros where there is nothing.
@@ -272,8 +272,8 @@ __device__ void quantize_whole(const Params& p) {
         into.end(0, at);
     });
     if (w.per_matrix != 0) {
-        if (threadIdx.x == 0) {
-            into.take_code(group, code[0]);
+        if (threadIdx.x < PANEL) {
+            into.take_code(uint64_t(group) * PANEL + threadIdx.x, code[0]);
         }
     } else if (warp_id() == 0 && lane_id() % 4 == 0) {
 #pragma unroll
@@ -313,7 +313,8 @@ __device__ void dequantize(const DequantizeInt4Params& p) {
         uint32_t(strip / layout.strips), uint32_t(strip % layout.strips), uint32_t(unit % layout.steps)};
     const uint4 panel = panels_of(w, layout, at.group, at.strip)[uint64_t(at.step) * WARP + lane_id()];
     const uint32_t words[ROWS_OF_LANE] = {panel.x, panel.y, panel.z, panel.w};
-    const Scales scales = load_scales(w, layout, at.group, at.strip, at.step >> w.shift, lane_id() / 4);
+    const uint64_t first = scale_index(w, layout, at.group, at.strip, at.step >> w.shift);
+    const Scales scales = load_scales(w, first + lane_id() / 4 * 4);
     const Matrices<T> y(p.y, p.y_matrix, p.y_stride, w);
 #pragma unroll
     for (uint32_t j = 0; j < ROWS_OF_LANE; ++j) {

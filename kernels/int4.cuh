@@ -15,7 +15,7 @@ struct Int4Layout {
     uint32_t steps;
 
     __device__ explicit Int4Layout(const Int4Weights& w)
-        : strips(w.out / PANEL + (w.out % PANEL != 0)), steps(w.in / PANEL + (w.in % PANEL != 0)) {}
+        : strips(w.outputs / PANEL + (w.outputs % PANEL != 0)), steps(w.inputs / PANEL + (w.inputs % PANEL != 0)) {}
 };
 
 /// Where the panels of a strip lie: [steps, 32] of 4 words.
@@ -26,7 +26,8 @@ __device__ inline uint4* panels_of(const Int4Weights& w, Int4Layout layout, uint
 /// Which scale and zero-point the first row of a strip has in block `block`.
 __device__ inline uint64_t scale_index(
     const Int4Weights& w, Int4Layout layout, uint32_t group, uint32_t strip, uint32_t block) {
-    return ((uint64_t(group) * layout.strips + strip) * w.blocks + block) * PANEL;
+    const uint64_t row = w.per_matrix != 0 ? group : (uint64_t(group) * layout.strips + strip) * w.blocks + block;
+    return row * PANEL;
 }
 
 /// Scales and zero-points of 4 neighbouring rows, as stored.
@@ -35,18 +36,11 @@ struct Scales {
     uint32_t zero;  // [4], u8
 };
 
-/// Those of rows `4 quad ..` of a strip.
-__device__ inline Scales load_scales(
-    const Int4Weights& w, Int4Layout layout, uint32_t group, uint32_t strip, uint32_t block, uint32_t quad) {
-    if (w.per_matrix != 0) {
-        const uint32_t scale = array_of<const uint16_t>(w.scales)[group] * 0x10001u;
-        const uint32_t zero = w.zeros != 0 ? array_of<const uint8_t>(w.zeros)[group] : 8;
-        return {{scale, scale}, zero * 0x01010101u};
-    }
-    const uint64_t index = scale_index(w, layout, group, strip, block) / 4 + quad;
+/// Those at `index`, a multiple of 4.
+__device__ inline Scales load_scales(const Int4Weights& w, uint64_t index) {
     return {
-        array_of<const uint2>(w.scales)[index],
-        w.zeros != 0 ? array_of<const uint32_t>(w.zeros)[index] : 0x08080808u,
+        array_of<const uint2>(w.scales)[index / 4],
+        w.zeros != 0 ? array_of<const uint32_t>(w.zeros)[index / 4] : 0x08080808u,
     };
 }
 

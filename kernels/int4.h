@@ -10,13 +10,13 @@
 typedef struct Int4Weights {
     /// [groups, strips, steps, 32, 4], u32 of 8 values each
     uint64_t words;
-    /// [groups, strips, blocks, 32], bf16; [groups] with `per_matrix`
+    /// [groups, strips, blocks, 32], bf16; [groups, 32], equal in a group, with `per_matrix`
     uint64_t scales;
     /// As `scales`, u8; 0 means 8 everywhere
     uint64_t zeros;
     uint32_t groups;
-    uint32_t out;
-    uint32_t in;
+    uint32_t outputs;
+    uint32_t inputs;
     /// Blocks of a row
     uint32_t blocks;
     /// A block has 2^shift steps; 31: all of them

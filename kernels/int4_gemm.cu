@@ -10,7 +10,7 @@ constexpr uint32_t REDUCE_COLUMNS = 512;
 
 extern "C" {
 #define LAUNCH(V, ROWS)                                                                                      \
-    __constant__ LaunchTile moe_int4_gemm_##V##_##ROWS##_launch = {                                          \
+    __constant__ LaunchTile moe_int4_gemm_launch_##V##_##ROWS = {                                           \
         Int4Tile<V, ROWS, true>::THREADS, ROWS, Int4Tile<V, ROWS, true>::COLUMNS,                            \
         sizeof(Int4Tile<V, ROWS, true>::Shared)};
 INT4_GEMM_VARIANTS(LAUNCH)
@@ -65,76 +65,60 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
     const uint32_t split = blockIdx.y;
     const uint32_t first = uint32_t(uint64_t(stages) * split / p.splits);
     const uint32_t last = uint32_t(uint64_t(stages) * (split + 1) / p.splits);
-    const uint32_t end = min(last * G::STEPS, layout.steps);  // one past the last step
     const uint32_t quad = lane_id() / 4;
 
-    RowTiles<G::ROWS, G::COLUMNS> tiles({array_of<const uint32_t>(p.offsets), p.w.groups, p.rows}, p.w.out);
+    RowTiles<G::ROWS, G::COLUMNS> tiles({array_of<const uint32_t>(p.offsets), p.w.groups, p.rows}, p.w.outputs);
     RowTile tile;
     while (tiles.next(tile)) {
         const uint32_t strip = tile.column / PANEL + warp_id();
-        const bool mine = strip < layout.strips;
-        Activations<G> x(
-            array_of<const T>(p.x), p.x_stride, tile.row, tile.rows, p.w.in, first * G::DEPTH);
-        const uint4* panels = panels_of(p.w, layout, tile.group, strip) + lane_id();
-        auto copy = [&](uint32_t stage) {
-            if (stage < last) {
-                typename G::Stage& to = shared.stages[stage % G::STAGES];
+        // A warp beyond the last strip does the last once more and stores nothing.
+        const uint32_t read = min(strip, layout.strips - 1);
+        Activations<G> x(array_of<const T>(p.x), p.x_stride, tile.row, tile.rows, p.w.inputs, first * G::DEPTH);
+        const uint4* words = panels_of(p.w, layout, tile.group, read) + uint64_t(first) * G::STEPS * WARP + lane_id();
+        uint32_t left = layout.steps - first * G::STEPS;  // steps from `words` on
+        auto copy = [&](uint32_t slot, bool wanted) {
+            if (wanted) {
+                typename G::Stage& to = shared.stages[slot];
                 x.copy(to.x);
 #pragma unroll
                 for (uint32_t s = 0; s < G::STEPS; ++s) {
-                    const uint32_t step = stage * G::STEPS + s;
-                    if (mine && step < end) {
-                        cp_async_16(
-                            shared_address(&to.words[warp_id()][s][lane_id()]), panels + uint64_t(step) * WARP, 16);
-                    }
+                    uint4* lane = &to.words[warp_id()][s][lane_id()];
+                    cp_async_16(shared_address(lane), words + s * WARP, s < left ? 16 : 0);
                 }
+                words += G::STEPS * WARP;
+                left -= G::STEPS;
             }
             cp_async_commit();
         };
-        auto opens_block = [&](uint32_t step) { return (step & ((1u << p.w.shift) - 1)) == 0; };
-        auto scales = [&](uint32_t step) {
-            return load_scales(p.w, layout, tile.group, strip, step >> p.w.shift, quad);
-        };
 
-        __syncthreads();  // the tile before is read
-#pragma unroll
-        for (uint32_t s = 0; s < G::STAGES - 1; ++s) {
-            copy(first + s);
-        }
-        Scales fetched[G::STEPS] = {};
-#pragma unroll
-        for (uint32_t s = 0; s < G::STEPS; ++s) {
-            const uint32_t step = first * G::STEPS + s;
-            if (mine && step < end) {
-                fetched[s] = scales(step);
-            }
-        }
-        Dequantiser<T> code;
         Sums sums[G::FRAGMENTS][4];
-        for (uint32_t stage = first; stage < last; ++stage) {
-            cp_async_wait<G::STAGES - 2>();
-            __syncthreads();  // this stage is here, and the slot of the one before is free
-            copy(stage + G::STAGES - 1);
-            const typename G::Stage& now = shared.stages[stage % G::STAGES];
+        if (first < last) {
+            __syncthreads();  // the tile before is read
 #pragma unroll
-            for (uint32_t s = 0; s < G::STEPS; ++s) {
-                const uint32_t step = stage * G::STEPS + s;
-                if (mine && step < end) {
-                    if (opens_block(step) || step == first * G::STEPS) {
-                        code.set(fetched[s]);
-                    }
-                    const uint32_t next = step + G::STEPS;
-                    if (next < end && opens_block(next)) {
-                        fetched[s] = scales(next);
-                    }
-                    multiply_step<G>(sums, shared, now, s * PANEL, now.words[warp_id()][s][lane_id()], code);
-                }
+            for (uint32_t s = 0; s < G::STAGES - 1; ++s) {
+                copy(s, first + s < last);
             }
+            Codes<T> codes(p.w, layout, tile.group, read, first * G::STEPS);
+            uint32_t slot = 0, free = G::STAGES - 1;
+            for (uint32_t stage = first; stage < last; ++stage) {
+                cp_async_wait<G::STAGES - 2>();
+                __syncthreads();  // this stage is here, and the slot of the one before is free
+                copy(free, stage + G::STAGES - 1 < last);
+                const typename G::Stage& now = shared.stages[slot];
+#pragma unroll
+                for (uint32_t s = 0; s < G::STEPS; ++s) {
+                    // A step beyond the matrix has zeros in x, and any words.
+                    multiply_step<G>(sums, shared, now, s * PANEL, now.words[warp_id()][s][lane_id()], codes.now);
+                    codes.after(stage * G::STEPS + s);
+                }
+                free = slot;
+                slot = slot + 1 == G::STAGES ? 0 : slot + 1;
+            }
+            cp_async_wait<0>();
         }
-        cp_async_wait<0>();
 
         const uint32_t column = strip * PANEL + lane_id() % 4 * CHUNK;
-        const uint32_t count = column < p.w.out ? min(CHUNK, p.w.out - column) : 0;
+        const uint32_t count = column < p.w.outputs ? min(CHUNK, p.w.outputs - column) : 0;
         const uint32_t width = layout.strips * PANEL;
         const bool wide = is_wide<T>(WIDE<T>, p.y, p.y_stride);
 #pragma unroll
@@ -148,7 +132,7 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
                     v[4 + j] = sums[f][j].at[2 * half + 1];
                 }
                 const uint32_t inside = 16 * f + quad + 8 * half;
-                if (inside >= tile.rows || !mine) {
+                if (inside >= tile.rows || strip >= layout.strips) {
                     continue;
                 }
                 const uint32_t row = tile.row + inside;
@@ -157,7 +141,7 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
                     store_sums(to, v, count, wide, p.accumulate != 0);
                 } else {
                     float* to = array_of<float>(p.partial) + (uint64_t(split) * p.rows + row) * width + column;
-                    store_sums(to, v, CHUNK, p.partial % 16 == 0, false);
+                    store_sums(to, v, CHUNK, true, false);
                 }
             }
         }
@@ -171,7 +155,7 @@ template <class T, int N>
 __device__ void reduce(const Int4GemmReduceParams& p, uint32_t row) {
     T* y = row_of<T>(p.y, p.y_stride, row);                                           // [out]
     const float* partial = array_of<const float>(p.partial) + uint64_t(row) * p.width;  // [out] of split 0
-    for_tiles(p.out, REDUCE_COLUMNS, [&](uint32_t begin, uint32_t end) {
+    for_tiles(p.outputs, REDUCE_COLUMNS, [&](uint32_t begin, uint32_t end) {
         const Columns columns = of_lane<N>(begin, end);
         for (uint64_t c = columns.first; c < columns.last; c += columns.step) {
             float sum[N] = {};
@@ -210,6 +194,6 @@ INT4_GEMM_VARIANTS(ENTRY)
         if (row >= p.rows) {                                                                                 \
             return;                                                                                          \
         }                                                                                                    \
-        is_wide<V>(p.out, p.y | p.partial, p.y_stride) ? reduce<V, 4>(p, row) : reduce<V, 1>(p, row);        \
+        is_wide<V>(p.outputs, p.y | p.partial, p.y_stride) ? reduce<V, 4>(p, row) : reduce<V, 1>(p, row);        \
     }
 INT4_VARIANTS(REDUCE_ENTRY)

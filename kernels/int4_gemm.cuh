@@ -195,6 +195,49 @@ __device__ void multiply_step(
     }
 }
 
+/// The scales and zero-points of 4 rows of a strip, block after block along its columns.
+template <class T>
+struct Codes {
+    Dequantiser<T> now;
+    Scales next;
+    const uint2* scale;
+    const uint32_t* zero;
+    bool symmetric;        // `zero` is nowhere
+    uint32_t mask;         // steps of a block, less 1
+    uint32_t blocks;       // that come after `now`
+
+    /// Rows `4 quad ..` of a strip, from step `step` on, which exists.
+    __device__ Codes(const Int4Weights& w, Int4Layout layout, uint32_t group, uint32_t strip, uint32_t step)
+        : symmetric(w.zeros == 0), mask((1u << w.shift) - 1), blocks(w.blocks - (step >> w.shift)) {
+        const uint64_t quad = scale_index(w, layout, group, strip, step >> w.shift) / 4 + lane_id() / 4;
+        scale = array_of<const uint2>(w.scales) + quad;
+        zero = array_of<const uint32_t>(w.zeros) + quad;
+        fetch();
+        advance();
+    }
+
+    /// To be called after step `step`: takes up the block that begins there, if one does.
+    __device__ void after(uint32_t step) {
+        if (((step + 1) & mask) == 0) {
+            advance();
+        }
+    }
+
+private:
+    __device__ void advance() {
+        now.set(next);
+        if (--blocks > 0) {
+            fetch();
+        }
+    }
+
+    __device__ void fetch() {
+        next = {*scale, symmetric ? 0x08080808u : *zero};
+        scale += PANEL / 4;
+        zero += PANEL / 4;
+    }
+};
+
 /// Brings rows of x to shared memory, a stage at a time.
 template <class G>
 struct Activations {
@@ -205,7 +248,7 @@ struct Activations {
     static_assert(COUNT * STEP == G::ROWS, "threads tile the rows");
 
     const T* from[COUNT];  // this thread's chunk of its rows
-    uint32_t present = 0;  // bit i: row i exists
+    uint32_t most[COUNT];  // elements to copy of it: WIDTH, or 0 if there is no such row
     uint32_t left;         // columns from that chunk on
 
     static __device__ uint32_t row(uint32_t i) {
@@ -219,18 +262,16 @@ struct Activations {
         left = max(columns, column) - column;
 #pragma unroll
         for (uint32_t i = 0; i < COUNT; ++i) {
-            present |= uint32_t(row(i) < count) << i;
+            most[i] = row(i) < count ? Into::WIDTH : 0;
             from[i] = x + (first + min(row(i), count - 1)) * stride + (left > 0 ? column : 0);
         }
     }
 
     /// The next `G::DEPTH` columns; zeros beyond the matrix.
     __device__ void copy(Into& to) {
-        const uint32_t width = min(Into::WIDTH, left);
 #pragma unroll
         for (uint32_t i = 0; i < COUNT; ++i) {
-            copy_chunk<G::ALIGNED>(
-                to.chunk(row(i), threadIdx.x % Into::CHUNKS), from[i], present >> i & 1 ? width : 0);
+            copy_chunk<G::ALIGNED>(to.chunk(row(i), threadIdx.x % Into::CHUNKS), from[i], min(most[i], left));
             from[i] += G::DEPTH;
         }
         left = max(left, G::DEPTH) - G::DEPTH;

@@ -8,7 +8,7 @@
 #define INT4_GEMM_VARIANTS(V)                                                                                \
     V(F32, 16) V(F32, 32) V(F32, 64) V(BF16, 16) V(BF16, 32) V(BF16, 64) V(F16, 16) V(F16, 32) V(F16, 64)
 
-/// Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_<variant>_launch` on a grid of any number of
+/// Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_launch_<variant>` on a grid of any number of
 /// blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`.
 typedef struct Int4GemmParams {
     Int4Weights w;
@@ -18,7 +18,7 @@ typedef struct Int4GemmParams {
     uint64_t y;
     /// [groups + 1], u32: first row of each group; 0 means one group
     uint64_t offsets;
-    /// [splits, rows, 32 strips], f32: the sums of each split; written if there are several
+    /// [splits, rows, 32 strips], f32, at a multiple of 16: the sums of each split; written if there are several
     uint64_t partial;
     uint64_t x_stride;
     uint64_t y_stride;
@@ -32,13 +32,13 @@ typedef struct Int4GemmParams {
 /// y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile
 /// `moe_int4_gemm_reduce_launch` over `rows` and `out`.
 typedef struct Int4GemmReduceParams {
-    /// [splits, rows, width], f32
+    /// [splits, rows, width], f32, at a multiple of 16
     uint64_t partial;
     /// [rows, out]
     uint64_t y;
     uint64_t y_stride;
     uint32_t rows;
-    uint32_t out;
+    uint32_t outputs;
     uint32_t width;
     uint32_t splits;
     uint32_t accumulate;

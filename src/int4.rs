@@ -28,12 +28,14 @@
 //! So a lane's 16 bytes are its B fragments of two products along the columns for four products along the rows, whose
 //! column `g` stands for row `4 g + word`; and two columns that make one register lie 16 bits apart, where one mask and one
 //! exponent turn both into numbers. Scales and zero-points of a strip lie block by block, one a row: `[groups, strips, blocks,
-//! 32]`; those of whole matrices are `[groups]`.
+//! 32]`; those of whole matrices are there 32 times, `[groups, 32]`, so that they are read like any other.
 
 use half::bf16;
 
+use crate::device::Device;
 use crate::error::{Result, ensure};
 use crate::place::{Place, Placed};
+use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
 /// Rows of a strip and columns of a step.
@@ -101,7 +103,7 @@ impl Int4Layout {
     /// Scales.
     pub fn scales(&self) -> usize {
         match self.format.block {
-            Int4Block::Matrix => self.shape[0],
+            Int4Block::Matrix => self.shape[0] * PANEL,
             _ => self.shape[0] * self.strips() * self.blocks() * PANEL,
         }
     }
@@ -126,7 +128,7 @@ impl Int4Layout {
     /// Scale and zero-point of row `out`, column `input` of group `group`.
     pub fn scale(&self, [group, out, input]: [usize; 3]) -> usize {
         match self.format.block {
-            Int4Block::Matrix => group,
+            Int4Block::Matrix => group * PANEL + out % PANEL,
             _ => {
                 let block = (input / PANEL) >> self.shift();
                 ((group * self.strips() + out / PANEL) * self.blocks() + block) * PANEL + out % PANEL
@@ -298,24 +300,24 @@ impl Placed for Int4ViewMut<'_> {
     }
 }
 
-/// INT4 weights in host memory that owns them; all codes are 0 until they are quantised.
-#[derive(Clone, Debug, PartialEq)]
+/// INT4 weights that own their memory, on any device; all codes are 0 until they are quantised.
+#[derive(Debug)]
 pub struct Int4Tensor {
     layout: Int4Layout,
-    words: Vec<u32>,
-    scales: Vec<bf16>,
-    zeros: Vec<u8>,
+    words: Tensor<u32, 1>,
+    scales: Tensor<bf16, 1>,
+    zeros: Tensor<u8, 1>,
 }
 
 impl Int4Tensor {
-    /// Room for weights of this layout.
-    pub fn new(layout: Int4Layout) -> Self {
-        Int4Tensor {
+    /// Room for weights of this layout where `device` works. Errors if there is no memory for it.
+    pub fn new(device: &Device, layout: Int4Layout) -> Result<Self> {
+        Ok(Int4Tensor {
             layout,
-            words: vec![0; layout.words()],
-            scales: vec![bf16::ZERO; layout.scales()],
-            zeros: vec![0; layout.zeros()],
-        }
+            words: device.zeros([layout.words()])?,
+            scales: device.zeros([layout.scales()])?,
+            zeros: device.zeros([layout.zeros()])?,
+        })
     }
 
     /// Shape, format, and where everything is.
@@ -324,29 +326,25 @@ impl Int4Tensor {
     }
 
     /// Words, scales and zero-points, as they lie in memory.
-    pub fn parts(&self) -> (&[u32], &[bf16], &[u8]) {
+    pub fn parts(&self) -> (&Tensor<u32, 1>, &Tensor<bf16, 1>, &Tensor<u8, 1>) {
         (&self.words, &self.scales, &self.zeros)
+    }
+
+    /// As [`parts`](Self::parts), to fill from a file.
+    pub fn parts_mut(&mut self) -> (&mut Tensor<u32, 1>, &mut Tensor<bf16, 1>, &mut Tensor<u8, 1>) {
+        (&mut self.words, &mut self.scales, &mut self.zeros)
     }
 
     /// The weights, to read.
     pub fn view(&self) -> Int4View<'_> {
-        Int4View {
-            layout: self.layout,
-            words: View::front(&self.words, [self.words.len()]),
-            scales: View::front(&self.scales, [self.scales.len()]),
-            zeros: View::front(&self.zeros, [self.zeros.len()]),
-        }
+        let (words, scales, zeros) = (self.words.view(), self.scales.view(), self.zeros.view());
+        Int4View { layout: self.layout, words, scales, zeros }
     }
 
     /// The weights, to write.
     pub fn view_mut(&mut self) -> Int4ViewMut<'_> {
-        let (words, scales, zeros) = (self.words.len(), self.scales.len(), self.zeros.len());
-        Int4ViewMut {
-            layout: self.layout,
-            words: ViewMut::front(&mut self.words, [words]),
-            scales: ViewMut::front(&mut self.scales, [scales]),
-            zeros: ViewMut::front(&mut self.zeros, [zeros]),
-        }
+        let (words, scales, zeros) = (self.words.view_mut(), self.scales.view_mut(), self.zeros.view_mut());
+        Int4ViewMut { layout: self.layout, words, scales, zeros }
     }
 }
 
@@ -402,10 +400,10 @@ mod tests {
             |block, symmetric| Int4Layout::new([2, 40, 200], Int4Format { symmetric, block }).unwrap();
         let all = BLOCKS.map(|block| layout(block, false));
         assert!(all.iter().all(|l| l.words() == 2 * 2 * 7 * 128));
-        assert_eq!(all.map(|l| l.scales()), [2 * 64 * 7, 2 * 64 * 4, 2 * 64 * 2, 2 * 64, 2]);
+        assert_eq!(all.map(|l| l.scales()), [2 * 64 * 7, 2 * 64 * 4, 2 * 64 * 2, 2 * 64, 2 * 32]);
         assert_eq!(all.map(|l| l.zeros()), all.map(|l| l.scales()));
         assert_eq!(layout(Int4Block::Columns32, true).zeros(), 0);
-        assert_eq!(layout(Int4Block::Matrix, false).bytes(), 4 * 2 * 2 * 7 * 128 + 2 * 2 + 2);
+        assert_eq!(layout(Int4Block::Matrix, false).bytes(), 4 * 2 * 2 * 7 * 128 + 3 * 2 * 32);
         let format = Int4Format { symmetric: true, block: Int4Block::Row };
         assert!(Int4Layout::new([1, u32::MAX as usize, 1], format).is_err());
         assert!(Int4Layout::new([1 << 30, 1 << 30, 1 << 30], format).is_err());

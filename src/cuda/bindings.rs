@@ -285,8 +285,8 @@ pub struct Int4Weights {
     #[doc = " As `scales`, u8; 0 means 8 everywhere"]
     pub zeros: u64,
     pub groups: u32,
-    pub out: u32,
-    pub in_: u32,
+    pub outputs: u32,
+    pub inputs: u32,
     #[doc = " Blocks of a row"]
     pub blocks: u32,
     #[doc = " A block has 2^shift steps; 31: all of them"]
@@ -302,8 +302,8 @@ const _: () = {
     ["Offset of field: Int4Weights::scales"][::core::mem::offset_of!(Int4Weights, scales) - 8usize];
     ["Offset of field: Int4Weights::zeros"][::core::mem::offset_of!(Int4Weights, zeros) - 16usize];
     ["Offset of field: Int4Weights::groups"][::core::mem::offset_of!(Int4Weights, groups) - 24usize];
-    ["Offset of field: Int4Weights::out"][::core::mem::offset_of!(Int4Weights, out) - 28usize];
-    ["Offset of field: Int4Weights::in_"][::core::mem::offset_of!(Int4Weights, in_) - 32usize];
+    ["Offset of field: Int4Weights::outputs"][::core::mem::offset_of!(Int4Weights, outputs) - 28usize];
+    ["Offset of field: Int4Weights::inputs"][::core::mem::offset_of!(Int4Weights, inputs) - 32usize];
     ["Offset of field: Int4Weights::blocks"][::core::mem::offset_of!(Int4Weights, blocks) - 36usize];
     ["Offset of field: Int4Weights::shift"][::core::mem::offset_of!(Int4Weights, shift) - 40usize];
     ["Offset of field: Int4Weights::per_matrix"][::core::mem::offset_of!(Int4Weights, per_matrix) - 44usize];
@@ -381,7 +381,7 @@ const _: () = {
     ["Offset of field: FakeQuantInt4Params::y_stride"]
         [::core::mem::offset_of!(FakeQuantInt4Params, y_stride) - 88usize];
 };
-#[doc = " Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_<variant>_launch` on a grid of any number of\n blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`."]
+#[doc = " Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_launch_<variant>` on a grid of any number of\n blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Int4GemmParams {
@@ -392,7 +392,7 @@ pub struct Int4GemmParams {
     pub y: u64,
     #[doc = " [groups + 1], u32: first row of each group; 0 means one group"]
     pub offsets: u64,
-    #[doc = " [splits, rows, 32 strips], f32: the sums of each split; written if there are several"]
+    #[doc = " [splits, rows, 32 strips], f32, at a multiple of 16: the sums of each split; written if there are several"]
     pub partial: u64,
     pub x_stride: u64,
     pub y_stride: u64,
@@ -425,13 +425,13 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Int4GemmReduceParams {
-    #[doc = " [splits, rows, width], f32"]
+    #[doc = " [splits, rows, width], f32, at a multiple of 16"]
     pub partial: u64,
     #[doc = " [rows, out]"]
     pub y: u64,
     pub y_stride: u64,
     pub rows: u32,
-    pub out: u32,
+    pub outputs: u32,
     pub width: u32,
     pub splits: u32,
     pub accumulate: u32,
@@ -448,8 +448,8 @@ const _: () = {
         [::core::mem::offset_of!(Int4GemmReduceParams, y_stride) - 16usize];
     ["Offset of field: Int4GemmReduceParams::rows"]
         [::core::mem::offset_of!(Int4GemmReduceParams, rows) - 24usize];
-    ["Offset of field: Int4GemmReduceParams::out"]
-        [::core::mem::offset_of!(Int4GemmReduceParams, out) - 28usize];
+    ["Offset of field: Int4GemmReduceParams::outputs"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, outputs) - 28usize];
     ["Offset of field: Int4GemmReduceParams::width"]
         [::core::mem::offset_of!(Int4GemmReduceParams, width) - 32usize];
     ["Offset of field: Int4GemmReduceParams::splits"]

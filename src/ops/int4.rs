@@ -92,14 +92,14 @@ impl Int4Layout {
 /// What kernels know of weights, with these addresses.
 #[cfg(feature = "cuda")]
 pub(super) fn weights(layout: &Int4Layout, [words, scales, zeros]: [u64; 3]) -> Int4Weights {
-    let [groups, out, input] = layout.shape();
+    let [groups, outputs, inputs] = layout.shape();
     Int4Weights {
         words,
         scales,
         zeros: if layout.format().symmetric { 0 } else { zeros },
         groups: groups as u32,
-        out: out as u32,
-        in_: input as u32,
+        outputs: outputs as u32,
+        inputs: inputs as u32,
         blocks: layout.blocks() as u32,
         shift: layout.shift(),
         per_matrix: u32::from(layout.format().block == Int4Block::Matrix),
@@ -161,7 +161,7 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
             vectorize!(|| pack(layout.strip(x, i % strips), code, panels));
         });
         let kept: Vec<Code> = match layout.format().block {
-            Int4Block::Matrix => shared.into_iter().flatten().collect(),
+            Int4Block::Matrix => shared.into_iter().flatten().flat_map(|code| [code; PANEL]).collect(),
             _ => codes.into_iter().flat_map(|c| c.into_iter().take(per)).collect(),
         };
         scales.as_slice_mut().iter_mut().zip(&kept).for_each(|(s, code)| *s = code.scale());

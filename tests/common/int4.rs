@@ -1,6 +1,9 @@
 //! INT4 weights on any device, and their definition in plain loops.
 
-use trimoe::{Device, Elem, Int4Block, Int4Format, Int4Layout, Int4View, Int4ViewMut, View, ViewMut, bf16};
+use trimoe::ops::QuantizeInt4;
+use trimoe::{Device, Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, bf16};
+
+use super::Guarded;
 
 pub const BLOCKS: [Int4Block; 5] =
     [Int4Block::Columns32, Int4Block::Columns64, Int4Block::Columns128, Int4Block::Row, Int4Block::Matrix];
@@ -10,90 +13,31 @@ pub fn formats() -> impl Iterator<Item = Int4Format> {
     BLOCKS.into_iter().flat_map(|block| [true, false].map(|symmetric| Int4Format { symmetric, block }))
 }
 
-/// Arrays of packed weights, garbage until they are written.
-pub struct Packed {
-    pub layout: Int4Layout,
-    words: Vec<u32>,
-    scales: Vec<bf16>,
-    zeros: Vec<u8>,
-    #[cfg(feature = "cuda")]
-    mirror: Option<Mirror>,
+/// Words, scales and zero-points, as bits.
+pub type Parts = (Vec<u32>, Vec<u16>, Vec<u8>);
+
+/// Room for packed weights, full of garbage.
+pub fn garbage(device: &Device, layout: Int4Layout) -> Int4Tensor {
+    let mut w = Int4Tensor::new(device, layout).unwrap();
+    let (words, scales, zeros) = w.parts_mut();
+    words.copy_from(&vec![0xdead_beef; layout.words()]).unwrap();
+    scales.copy_from(&vec![bf16::NAN; layout.scales()]).unwrap();
+    zeros.copy_from(&vec![0xff; layout.zeros()]).unwrap();
+    w
 }
 
-#[cfg(feature = "cuda")]
-struct Mirror {
-    cuda: trimoe::cuda::Cuda,
-    words: trimoe::cuda::cudarc::driver::CudaSlice<u32>,
-    scales: trimoe::cuda::cudarc::driver::CudaSlice<bf16>,
-    zeros: trimoe::cuda::cudarc::driver::CudaSlice<u8>,
+/// Everything as it is now.
+pub fn parts(w: &Int4Tensor) -> Parts {
+    let (words, scales, zeros) = w.parts();
+    let scales = scales.to_vec().unwrap().iter().map(|s| s.to_bits()).collect();
+    (words.to_vec().unwrap(), scales, zeros.to_vec().unwrap())
 }
 
-impl Packed {
-    pub fn new(layout: Int4Layout) -> Self {
-        Packed {
-            layout,
-            words: vec![0xdead_beef; layout.words()],
-            scales: vec![bf16::NAN; layout.scales()],
-            zeros: vec![0xff; layout.zeros()],
-            #[cfg(feature = "cuda")]
-            mirror: None,
-        }
-    }
-
-    /// Makes the arrays on the device, if it is a CUDA device.
-    pub fn put_on(&mut self, device: &Device) {
-        #[cfg(feature = "cuda")]
-        if let Some(cuda) = device.as_cuda() {
-            let zeros = if self.zeros.is_empty() { cuda.zeros(0) } else { cuda.upload(&self.zeros) };
-            self.mirror = Some(Mirror {
-                cuda: cuda.clone(),
-                words: cuda.upload(&self.words).unwrap(),
-                scales: cuda.upload(&self.scales).unwrap(),
-                zeros: zeros.unwrap(),
-            });
-        }
-        let _ = device;
-    }
-
-    pub fn view(&self) -> Int4View<'_> {
-        let (words, scales, zeros) = (self.layout.words(), self.layout.scales(), self.layout.zeros());
-        #[cfg(feature = "cuda")]
-        if let Some(m) = &self.mirror {
-            let words = m.cuda.view(&m.words, 0, [words], [1]).unwrap();
-            let scales = m.cuda.view(&m.scales, 0, [scales], [1]).unwrap();
-            let zeros = m.cuda.view(&m.zeros, 0, [zeros], [1]).unwrap();
-            return Int4View::new(self.layout, words, scales, zeros).unwrap();
-        }
-        let words = View::new(&self.words, [words]).unwrap();
-        let scales = View::new(&self.scales, [scales]).unwrap();
-        Int4View::new(self.layout, words, scales, View::new(&self.zeros, [zeros]).unwrap()).unwrap()
-    }
-
-    pub fn view_mut(&mut self) -> Int4ViewMut<'_> {
-        let (words, scales, zeros) = (self.layout.words(), self.layout.scales(), self.layout.zeros());
-        #[cfg(feature = "cuda")]
-        if let Some(m) = &mut self.mirror {
-            let words = m.cuda.view_mut(&mut m.words, 0, [words], [1]).unwrap();
-            let scales = m.cuda.view_mut(&mut m.scales, 0, [scales], [1]).unwrap();
-            let zeros = m.cuda.view_mut(&mut m.zeros, 0, [zeros], [1]).unwrap();
-            return Int4ViewMut::new(self.layout, words, scales, zeros).unwrap();
-        }
-        let words = ViewMut::new(&mut self.words, [words]).unwrap();
-        let scales = ViewMut::new(&mut self.scales, [scales]).unwrap();
-        Int4ViewMut::new(self.layout, words, scales, ViewMut::new(&mut self.zeros, [zeros]).unwrap()).unwrap()
-    }
-
-    /// Everything as it is now, as bits.
-    pub fn parts(&self) -> (Vec<u32>, Vec<u16>, Vec<u8>) {
-        let bits = |scales: &[bf16]| scales.iter().map(|s| s.to_bits()).collect();
-        #[cfg(feature = "cuda")]
-        if let Some(m) = &self.mirror {
-            let zeros = if self.zeros.is_empty() { vec![] } else { m.cuda.download(&m.zeros).unwrap() };
-            let scales = m.cuda.download(&m.scales).unwrap();
-            return (m.cuda.download(&m.words).unwrap(), bits(&scales), zeros);
-        }
-        (self.words.clone(), bits(&self.scales), self.zeros.clone())
-    }
+/// Quantised values.
+pub fn quantise<T: Elem>(device: &Device, x: &Guarded<T, 3>, layout: Int4Layout) -> Int4Tensor {
+    let mut w = garbage(device, layout);
+    device.run(QuantizeInt4 { x: x.view_on(device), w: w.view_mut() }).unwrap();
+    w
 }
 
 /// Columns that share a scale in a row of `input`.
@@ -126,7 +70,7 @@ pub fn value<T: Elem>(scale: f64, q: i64, zero: i64) -> f64 {
 }
 
 /// The weights that packed bits stand for in `T`, by the position of each element alone.
-pub fn dequantised<T: Elem>(layout: &Int4Layout, parts: &(Vec<u32>, Vec<u16>, Vec<u8>)) -> Vec<f64> {
+pub fn dequantised<T: Elem>(layout: &Int4Layout, parts: &Parts) -> Vec<f64> {
     let [groups, out, input] = layout.shape();
     let mut values = Vec::new();
     for g in 0..groups {
