@@ -73,7 +73,10 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
         const uint32_t strip = tile.column / PANEL + warp_id();
         // A warp beyond the last strip does the last once more and stores nothing.
         const uint32_t read = min(strip, layout.strips - 1);
-        Activations<G> x(array_of<const T>(p.x), p.x_stride, tile.row, tile.rows, p.w.inputs, first * G::DEPTH);
+        const uint32_t begin = min(first * G::K, p.w.inputs);
+        const GatheredRows<T> rows = {
+            array_of<const T>(p.x) + begin, p.x_stride, array_of<const uint32_t>(p.source), p.fan};
+        Copier<G, Lies::K_LAST, G::ROWS, GatheredRows<T>> x(rows, tile.row, tile.rows, p.w.inputs - begin);
         const uint4* words = panels_of(p.w, layout, tile.group, read) + uint64_t(first) * G::STEPS * WARP + lane_id();
         uint32_t left = layout.steps - first * G::STEPS;  // steps from `words` on
         auto copy = [&](uint32_t slot, bool wanted) {

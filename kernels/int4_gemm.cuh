@@ -1,7 +1,7 @@
 // A block's tile of a product with INT4 weights: the ring, the dequantisation, the sums.
 #pragma once
 
-#include "common/mma.cuh"
+#include "common/gemm.cuh"
 #include "int4.cuh"
 
 /// Rows of x of a tile, and what follows. `ALIGNED`: rows of x start at multiples of 16 bytes.
@@ -15,14 +15,14 @@ struct Int4Tile {
     /// A warp has a strip.
     static constexpr uint32_t COLUMNS = WARPS * PANEL;
     /// Depth of a stage, in columns of x and in steps.
-    static constexpr uint32_t DEPTH = 64;
-    static constexpr uint32_t STEPS = DEPTH / PANEL;
+    static constexpr uint32_t K = 64;
+    static constexpr uint32_t STEPS = K / PANEL;
     static constexpr uint32_t STAGES = sizeof(T) == 2 ? 4 : 3;
     static constexpr uint32_t FRAGMENTS = ROWS / 16;
     static_assert(ROWS % 16 == 0 && STAGES >= 2, "whole fragments; one stage is read, the others are on their way");
 
     struct Stage {
-        Tile<T, ROWS, DEPTH> x;             // [ROWS, DEPTH]
+        Tile<T, ROWS, K> x;               // [ROWS, K]
         uint4 words[WARPS][STEPS][WARP];    // each lane's own
     };
     struct Shared {
@@ -235,45 +235,5 @@ private:
         next = {*scale, symmetric ? 0x08080808u : *zero};
         scale += PANEL / 4;
         zero += PANEL / 4;
-    }
-};
-
-/// Brings rows of x to shared memory, a stage at a time.
-template <class G>
-struct Activations {
-    using T = typename G::T;
-    using Into = Tile<T, G::ROWS, G::DEPTH>;
-    static constexpr uint32_t STEP = G::THREADS / Into::CHUNKS;  // rows between two chunks of a thread
-    static constexpr uint32_t COUNT = G::ROWS / STEP;
-    static_assert(COUNT * STEP == G::ROWS, "threads tile the rows");
-
-    const T* from[COUNT];  // this thread's chunk of its rows
-    uint32_t most[COUNT];  // elements to copy of it: WIDTH, or 0 if there is no such row
-    uint32_t left;         // columns from that chunk on
-
-    static __device__ uint32_t row(uint32_t i) {
-        return threadIdx.x / Into::CHUNKS + i * STEP;
-    }
-
-    /// Rows `first..first + count` of `columns` columns, from column `begin` on; `count` is at least 1.
-    __device__ Activations(
-        const T* x, uint64_t stride, uint32_t first, uint32_t count, uint32_t columns, uint32_t begin) {
-        const uint32_t column = begin + threadIdx.x % Into::CHUNKS * Into::WIDTH;
-        left = max(columns, column) - column;
-#pragma unroll
-        for (uint32_t i = 0; i < COUNT; ++i) {
-            most[i] = row(i) < count ? Into::WIDTH : 0;
-            from[i] = x + (first + min(row(i), count - 1)) * stride + (left > 0 ? column : 0);
-        }
-    }
-
-    /// The next `G::DEPTH` columns; zeros beyond the matrix.
-    __device__ void copy(Into& to) {
-#pragma unroll
-        for (uint32_t i = 0; i < COUNT; ++i) {
-            copy_chunk<G::ALIGNED>(to.chunk(row(i), threadIdx.x % Into::CHUNKS), from[i], min(most[i], left));
-            from[i] += G::DEPTH;
-        }
-        left = max(left, G::DEPTH) - G::DEPTH;
     }
 };

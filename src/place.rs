@@ -69,12 +69,6 @@ impl<P: Placed + ?Sized> Placed for &mut P {
     }
 }
 
-impl Placed for [u32] {
-    fn is_at(&self, place: Place) -> bool {
-        place == Place::Host || self.is_empty()
-    }
-}
-
 impl Placed for Order {
     fn is_at(&self, place: Place) -> bool {
         self.place_is(place)
@@ -105,7 +99,7 @@ impl Placed for Segments<'_> {
     fn is_at(&self, place: Place) -> bool {
         match self {
             Segments::Whole(_) => true,
-            Segments::Sorted(order) => order.is_at(place),
+            Segments::Sorted(order) | Segments::Gathered(order) => order.is_at(place),
         }
     }
 }

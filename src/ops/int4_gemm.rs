@@ -4,7 +4,11 @@ use rayon::prelude::*;
 
 use super::Op;
 #[cfg(feature = "cuda")]
-use super::{DequantizeInt4, GroupedGemm, GroupedGemmDgrad, int4::weights_of};
+use super::grouped_gemm_launch::SegmentAddresses;
+#[cfg(feature = "cuda")]
+use super::int4::weights_of;
+#[cfg(feature = "cuda")]
+use super::{DequantizeInt4, GroupedGemm, GroupedGemmDgrad};
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::int4::unpack;
 use crate::cpu::math::vectorize;
@@ -25,11 +29,11 @@ use crate::view::{View, ViewMut};
 /// tensor cores, or, from a mean of 256 rows a group on, once into the workspace.
 #[derive(Debug)]
 pub struct Int4Gemm<'a, T> {
-    /// `[rows, in]`, sorted by group.
+    /// `[rows, in]`, sorted by group; `[tokens, in]` if the segments gather it.
     pub x: View<'a, T, 2>,
     /// `[groups, out, in]`.
     pub w: Int4View<'a>,
-    /// Which rows belong to which group.
+    /// Which rows belong to which group, and of which row of `x` they are made.
     pub segments: Segments<'a>,
     /// `[rows, out]`.
     pub y: ViewMut<'a, T, 2>,
@@ -167,10 +171,11 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
         let ([groups, out, input], [x, y]) = (self.w.shape(), [self.x.shape(), self.y.shape()]);
         let segments = self.segments;
         ensure!(Self::NAME, groups == segments.groups(), w = self.w.shape(), groups = segments.groups());
-        ensure!(Self::NAME, x[0] == segments.rows(), x = x, rows = segments.rows());
-        ensure!(Self::NAME, y == [x[0], out], y = y, x = x, w = self.w.shape());
+        let rows = segments.rows();
+        ensure!(Self::NAME, x[0] == segments.sources(), x = x, sources = segments.sources());
+        ensure!(Self::NAME, y == [rows, out], y = y, rows = rows, w = self.w.shape());
         ensure!(Self::NAME, x[1] == input, x = x, w = self.w.shape());
-        check_sizes(Self::NAME, x[0], &self.workspace, Self::workspace_len(x[0], self.w.shape()))
+        check_sizes(Self::NAME, rows, &self.workspace, Self::workspace_len(rows, self.w.shape()))
     }
 
     fn is_empty(&self) -> bool {
@@ -191,7 +196,7 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
             scratch::with([band.len() * input], |[w]| {
                 vectorize!(|| unpack::<T, f32>(&self.w, group, band.clone(), steps.clone(), w, input));
                 let w = View::front(w, [band.len(), input]);
-                multiply(y, self.accumulate, self.x.narrow(0, rows), Mat::t(w));
+                multiply(y, self.accumulate, Mat::rows_of(self.x, self.segments, rows), Mat::t(w));
             });
         });
         Ok(())
@@ -200,34 +205,32 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let shape = self.w.shape();
-        let Form::Fused { tile, splits } = form(self.x.dim(0), shape) else {
+        let Form::Fused { tile, splits } = form(self.y.dim(0), shape) else {
             let Int4Gemm { x, segments, y, accumulate, .. } = self;
             let w = dequantised::<T>(device, self.w, &self.workspace)?;
             return GroupedGemm { x, w, segments, y, accumulate }.cuda(device);
         };
-        let [rows, outputs] = self.y.shape();
+        let ([rows, outputs], at) = (self.y.shape(), SegmentAddresses::on(device, self.segments)?);
         let partial = self.workspace.address().next_multiple_of(16);
         let params = Int4GemmParams {
             w: weights_of(&self.w),
             x: self.x.address(),
             y: self.y.address(),
-            offsets: match self.segments {
-                Segments::Whole(_) => 0,
-                Segments::Sorted(order) => order.addresses(device)?.offsets,
-            },
+            offsets: at.offsets,
+            source: at.source,
             partial,
             x_stride: self.x.stride(0),
             y_stride: self.y.stride(0),
             rows: rows as u32,
             splits: splits as u32,
+            fan: at.fan,
             accumulate: u32::from(self.accumulate),
-            unused: 0,
         };
         let facts = LAUNCH[T::DTYPE as usize][tile.ilog2() as usize - 4];
         let variant = &facts["moe_int4_gemm_launch_".len()..];
         let kernel = Kernel { image: &images::INT4_GEMM, name: Self::NAME, tile: facts };
         let tiles = row_tiles(rows, shape[0], tile) * outputs.div_ceil(COLUMNS);
-        let blocks = tiles.min(device.multiprocessors()? * 8);
+        let blocks = tiles.min(device.resident(kernel, variant)?);
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`), as is the workspace.
         unsafe { device.launch(kernel, variant, [blocks, splits, 1], &params) }?;
         if splits == 1 {
@@ -263,6 +266,7 @@ impl<T: Elem> Op for Int4GemmDgrad<'_, T> {
         ensure!(Self::NAME, dy[0] == segments.rows(), dy = dy, rows = segments.rows());
         ensure!(Self::NAME, dx == [dy[0], input], dx = dx, dy = dy, w = self.w.shape());
         ensure!(Self::NAME, dy[1] == out, dy = dy, w = self.w.shape());
+        ensure!(Self::NAME, segments.gather().is_none(), segments = "gathered");
         check_sizes(Self::NAME, dy[0], &self.workspace, Self::workspace_len(self.w.shape()))
     }
 

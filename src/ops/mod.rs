@@ -15,6 +15,8 @@ mod expand;
 mod expand_tile;
 mod global_norm;
 mod grouped_gemm;
+#[cfg(feature = "cuda")]
+mod grouped_gemm_launch;
 mod int4;
 mod int4_gemm;
 mod permute;

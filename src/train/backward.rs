@@ -61,7 +61,7 @@ impl<T: Elem> Model<T> {
         let dy = self.acts.dstream.front([rows, self.config.hidden]);
         let dtable = grad(&mut self.params[EMBEDDING])?.into_matrix();
         self.device.run(EmbeddingBackward {
-            ids: &inputs,
+            ids: View::new(&inputs, [rows])?,
             dy,
             scale: embedding_scale(self.config.hidden),
             dtable,
@@ -85,7 +85,7 @@ impl<T: Elem> Model<T> {
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
             device.run(CrossEntropy {
                 logits: logits.reborrow(),
-                targets: &targets[start..end],
+                targets: View::new(&targets[start..end], [end - start])?,
                 scale,
                 loss,
             })?;

@@ -158,6 +158,33 @@ impl Guarded<f64, 1> {
     }
 }
 
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// The same values in the same layout.
+    pub fn again(&self) -> Self {
+        Guarded {
+            data: self.data.clone(),
+            offset: self.offset,
+            shape: self.shape,
+            strides: self.strides,
+            #[cfg(feature = "cuda")]
+            mirror: Default::default(),
+        }
+    }
+
+    /// The same values in rows that start at multiples of 16 bytes, whatever their length.
+    pub fn aligned(&self) -> Self {
+        let mut padded = self.shape;
+        padded[N - 1] = padded[N - 1].next_multiple_of(16);
+        let mut out = Self::nan(padded);
+        out.shape = self.shape;
+        for i in 0..self.len() {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        }
+        out
+    }
+}
+
 /// The bits of a tensor, for bitwise comparison.
 pub fn bits<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<u32> {
     tensor.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()

@@ -33,8 +33,20 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 ];
 
 /// Tests of operations that have kernels: they run on every device there is.
-const CUDA_TESTS: &[&str] =
-    &["adamw", "add", "copy", "global_norm", "permute", "rms_norm", "rope", "swiglu", "tensor"];
+const CUDA_TESTS: &[&str] = &[
+    "adamw",
+    "add",
+    "copy",
+    "cross_entropy",
+    "embedding",
+    "global_norm",
+    "grouped_gemm",
+    "permute",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "tensor",
+];
 
 impl Test {
     /// Does it.
