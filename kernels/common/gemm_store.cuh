@@ -88,7 +88,7 @@ __device__ void store_sums(const GemmSums<G>& sums, const GemmOut<Out>& out) {
         const uint32_t row = G::warp_row() + 8 * i + lane_id() / 4;
         Out* to = out.to + row * out.stride;
         const uint32_t columns = row < out.rows ? out.columns : 0;
-        Whole old[PARTS];
+        Whole old[PARTS] = {};
         if (out.accumulate) {
 #pragma unroll
             for (int part = 0; part < PARTS; ++part) {
@@ -97,9 +97,9 @@ __device__ void store_sums(const GemmSums<G>& sums, const GemmOut<Out>& out) {
         }
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) {
-            Words words = {};
+            Words words;
+            memcpy(words, &old[part], sizeof(words));
             if (out.accumulate) {
-                memcpy(words, &old[part], sizeof(words));
                 trade_pieces(words);
             }
 #pragma unroll
