@@ -98,6 +98,109 @@ const _: () = {
     ["Offset of field: AddParams::rows"][::core::mem::offset_of!(AddParams, rows) - 32usize];
     ["Offset of field: AddParams::hidden"][::core::mem::offset_of!(AddParams, hidden) - 36usize];
 };
+#[doc = " Parameters of `moe_attention_*`, whose tile is of queries."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionParams {
+    #[doc = " [sequences seq, 3 heads head_dim]: queries, keys, values"]
+    pub qkv: u64,
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub out: u64,
+    #[doc = " [heads, sequences seq], f32: ln of the sum over j of exp(scale q[i] . k[j])"]
+    pub lse: u64,
+    pub qkv_stride: u64,
+    pub out_stride: u64,
+    pub lse_stride: u64,
+    pub seq: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 64usize];
+    ["Alignment of AttentionParams"][::core::mem::align_of::<AttentionParams>() - 8usize];
+    ["Offset of field: AttentionParams::qkv"][::core::mem::offset_of!(AttentionParams, qkv) - 0usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 8usize];
+    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 16usize];
+    ["Offset of field: AttentionParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionParams, qkv_stride) - 24usize];
+    ["Offset of field: AttentionParams::out_stride"]
+        [::core::mem::offset_of!(AttentionParams, out_stride) - 32usize];
+    ["Offset of field: AttentionParams::lse_stride"]
+        [::core::mem::offset_of!(AttentionParams, lse_stride) - 40usize];
+    ["Offset of field: AttentionParams::seq"][::core::mem::offset_of!(AttentionParams, seq) - 48usize];
+    ["Offset of field: AttentionParams::heads"][::core::mem::offset_of!(AttentionParams, heads) - 52usize];
+    ["Offset of field: AttentionParams::head_dim"]
+        [::core::mem::offset_of!(AttentionParams, head_dim) - 56usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 60usize];
+};
+#[doc = " With p[i, j] the probabilities, delta[i] = dout[i] . out[i] and ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]):\n dq[i] = scale sum over j of ds[i, j] k[j], dk[j] = scale sum over i of ds[i, j] q[i],\n dv[j] = sum over i of p[i, j] dout[i].\n\n Parameters of `moe_attention_dq_*`, whose tile is of queries and which writes delta, and of `moe_attention_dkv_*`,\n whose tile is of keys and which reads it: in this order on a stream."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionBackwardParams {
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub dout: u64,
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub out: u64,
+    #[doc = " [sequences seq, 3 heads head_dim]"]
+    pub qkv: u64,
+    #[doc = " [sequences seq, 3 heads head_dim]"]
+    pub dqkv: u64,
+    #[doc = " [heads, sequences seq], f32"]
+    pub lse: u64,
+    #[doc = " [heads, sequences seq], f32, contiguous: workspace"]
+    pub delta: u64,
+    pub dout_stride: u64,
+    pub out_stride: u64,
+    pub qkv_stride: u64,
+    pub dqkv_stride: u64,
+    pub lse_stride: u64,
+    pub rows: u64,
+    pub seq: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBackwardParams"][::core::mem::size_of::<AttentionBackwardParams>() - 112usize];
+    ["Alignment of AttentionBackwardParams"][::core::mem::align_of::<AttentionBackwardParams>() - 8usize];
+    ["Offset of field: AttentionBackwardParams::dout"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dout) - 0usize];
+    ["Offset of field: AttentionBackwardParams::out"]
+        [::core::mem::offset_of!(AttentionBackwardParams, out) - 8usize];
+    ["Offset of field: AttentionBackwardParams::qkv"]
+        [::core::mem::offset_of!(AttentionBackwardParams, qkv) - 16usize];
+    ["Offset of field: AttentionBackwardParams::dqkv"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dqkv) - 24usize];
+    ["Offset of field: AttentionBackwardParams::lse"]
+        [::core::mem::offset_of!(AttentionBackwardParams, lse) - 32usize];
+    ["Offset of field: AttentionBackwardParams::delta"]
+        [::core::mem::offset_of!(AttentionBackwardParams, delta) - 40usize];
+    ["Offset of field: AttentionBackwardParams::dout_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dout_stride) - 48usize];
+    ["Offset of field: AttentionBackwardParams::out_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, out_stride) - 56usize];
+    ["Offset of field: AttentionBackwardParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, qkv_stride) - 64usize];
+    ["Offset of field: AttentionBackwardParams::dqkv_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dqkv_stride) - 72usize];
+    ["Offset of field: AttentionBackwardParams::lse_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, lse_stride) - 80usize];
+    ["Offset of field: AttentionBackwardParams::rows"]
+        [::core::mem::offset_of!(AttentionBackwardParams, rows) - 88usize];
+    ["Offset of field: AttentionBackwardParams::seq"]
+        [::core::mem::offset_of!(AttentionBackwardParams, seq) - 96usize];
+    ["Offset of field: AttentionBackwardParams::heads"]
+        [::core::mem::offset_of!(AttentionBackwardParams, heads) - 100usize];
+    ["Offset of field: AttentionBackwardParams::head_dim"]
+        [::core::mem::offset_of!(AttentionBackwardParams, head_dim) - 104usize];
+    ["Offset of field: AttentionBackwardParams::scale"]
+        [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
+};
 #[doc = " Parameters of `moe_copy_*`; launched by the tile `moe_copy_launch` over `rows` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -1011,6 +1114,10 @@ const _: () = {
 unsafe impl cudarc::driver::DeviceRepr for AdamWParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AddParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

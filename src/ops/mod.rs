@@ -8,6 +8,8 @@ mod adamw;
 mod add;
 mod attention;
 mod attention_backward;
+#[cfg(feature = "cuda")]
+mod attention_kernels;
 mod copy;
 mod cross_entropy;
 mod embedding;

@@ -36,6 +36,7 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 const CUDA_TESTS: &[&str] = &[
     "adamw",
     "add",
+    "attention",
     "copy",
     "cross_entropy",
     "embedding",
