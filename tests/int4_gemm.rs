@@ -33,7 +33,10 @@ fn run_case<T: Elem>(device: &Device, c: &Case, accumulate: bool) {
     let (rows, groups, [out, input]) = (c.segments.rows(), c.segments.groups(), [c.out, c.input]);
     let name = format!("{} {rows} x {out} x {input} {:?} {:?}", c.name, T::DTYPE, c.format);
     let mut rng = Rng::new(5);
-    let x = Guarded::<T, 2>::normal(&mut rng, [rows, input], 1.0);
+    // Row p of the product is made of row `of_x(p)` of x.
+    let gathered = if let Segments::Gathered(order) = c.segments { Some(order) } else { None };
+    let of_x = |p: usize| gathered.map_or(p, |order| order.source()[p] as usize / order.fan());
+    let x = Guarded::<T, 2>::normal(&mut rng, [gathered.map_or(rows, |order| order.tokens()), input], 1.0);
     let dy = Guarded::<T, 2>::normal(&mut rng, [rows, out], 1.0);
     let weights = Guarded::<T, 3>::normal(&mut rng, [groups, out, input], 0.3);
     let layout = Int4Layout::new([groups, out, input], c.format).unwrap();
@@ -55,7 +58,7 @@ fn run_case<T: Elem>(device: &Device, c: &Case, accumulate: bool) {
         for o in 0..out {
             let w = &wv[(g * out + o) * input..][..input];
             for i in 0..input {
-                want[p * out + o].add(xv[p * input + i] * w[i]);
+                want[p * out + o].add(xv[of_x(p) * input + i] * w[i]);
                 want_dx[p * input + i].add(dyv[p * out + o] * w[i]);
             }
         }
@@ -74,6 +77,9 @@ fn run_case<T: Elem>(device: &Device, c: &Case, accumulate: bool) {
     workspace.written();
     assert_within::<T>(&name, &y.written(), &want);
 
+    if gathered.is_some() {
+        return; // has no dgrad
+    }
     let len = Int4GemmDgrad::<T>::workspace_len([groups, out, input]);
     let mut workspace = Guarded::<f32, 1>::nan([len]);
     let op = Int4GemmDgrad {
@@ -95,7 +101,8 @@ fn products_of_every_routing_case() {
         for (i, case) in routed(16).iter().enumerate() {
             let mut plan = case.plan();
             plan_on(&mut plan, &device);
-            let segments = if i % 2 == 0 { plan.by_cluster() } else { plan.by_expert() }.segments();
+            let order = if i % 2 == 0 { plan.by_cluster() } else { plan.by_expert() };
+            let segments = if i % 4 < 2 { order.segments() } else { order.gathered() };
             let c = Case { name: &case.name, segments, out: 40, input: 80, format: COLUMNS_64 };
             run_case::<bf16>(&device, &c, i % 3 == 0);
             let c = Case { out: 11, input: 17, ..c };
@@ -227,8 +234,8 @@ fn every_rule_is_checked() {
         device.run(Int4Gemm { x, w, segments, y, workspace, accumulate: false })
     };
     assert_breaks(forward([6, 3], [1, 4, 3], [6, 4]), "groups == segments.groups()");
-    assert_breaks(forward([5, 3], [2, 4, 3], [5, 4]), "x[0] == segments.rows()");
-    assert_breaks(forward([6, 3], [2, 4, 3], [6, 5]), "y == [x[0], out]");
+    assert_breaks(forward([5, 3], [2, 4, 3], [5, 4]), "x[0] == segments.sources()");
+    assert_breaks(forward([6, 3], [2, 4, 3], [6, 5]), "y == [rows, out]");
     assert_breaks(forward([6, 2], [2, 4, 3], [6, 4]), "x[1] == input");
     let mut dgrad = |dy, w, dx| {
         let (dy, w, mut dx) = (two(dy), weights(w), two(dx));
@@ -239,6 +246,11 @@ fn every_rule_is_checked() {
     assert_breaks(dgrad([5, 4], [2, 4, 3], [5, 3]), "dy[0] == segments.rows()");
     assert_breaks(dgrad([6, 4], [2, 4, 3], [6, 4]), "dx == [dy[0], input]");
     assert_breaks(dgrad([6, 5], [2, 4, 3], [6, 3]), "dy[1] == out");
+    let (dy, w, mut dx) = (two([6, 4]), weights([2, 4, 3]), two([6, 3]));
+    let (dy, w, dx, workspace) = (dy.view(), w.view(), dx.view_mut(), none.view_mut());
+    let gathered = plan.by_cluster().gathered();
+    let op = Int4GemmDgrad { dy, w, segments: gathered, dx, workspace, accumulate: false };
+    assert_breaks(device.run(op), "segments.gather().is_none()");
     let empty = Guarded::<f32, 2>::nan([1 << 33, 0]);
     let mut y = Guarded::<f32, 2>::nan([1 << 33, 0]);
     let (w, segments) = (weights([1, 0, 0]), Segments::Whole(1 << 33));

@@ -21,6 +21,7 @@ mod grouped_gemm;
 mod grouped_gemm_launch;
 mod int4;
 mod int4_gemm;
+mod int4_gemm_form;
 mod permute;
 mod rms_norm;
 mod rope;

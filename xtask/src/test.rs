@@ -42,6 +42,8 @@ const CUDA_TESTS: &[&str] = &[
     "embedding",
     "global_norm",
     "grouped_gemm",
+    "int4",
+    "int4_gemm",
     "permute",
     "rms_norm",
     "rope",
