@@ -110,9 +110,12 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
                 const typename G::Stage& now = shared.stages[slot];
 #pragma unroll
                 for (uint32_t s = 0; s < G::STEPS; ++s) {
-                    // A step beyond the matrix has zeros in x, and any words.
+                    // A step beyond the matrix has zeros in x, and any words and scales.
                     multiply_step<G>(sums, shared, now, s * PANEL, now.words[warp_id()][s][lane_id()], codes.now);
-                    codes.after(stage * G::STEPS + s);
+                    const uint32_t step = stage * G::STEPS + s;
+                    if (step + 1 < layout.steps) {
+                        codes.after(step);
+                    }
                 }
                 free = slot;
                 slot = slot + 1 == G::STAGES ? 0 : slot + 1;

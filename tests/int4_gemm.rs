@@ -9,7 +9,9 @@ use common::{
     same_bits_on_any_threads,
 };
 use trimoe::ops::{Int4Gemm, Int4GemmDgrad};
-use trimoe::{Device, Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Plan, Segments, bf16, f16};
+use trimoe::{
+    Device, Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Plan, Segments, View, ViewMut, bf16, f16,
+};
 
 const COLUMNS_64: Int4Format = Int4Format { symmetric: false, block: Int4Block::Columns64 };
 
@@ -251,17 +253,9 @@ fn every_rule_is_checked() {
     let gathered = plan.by_cluster().gathered();
     let op = Int4GemmDgrad { dy, w, segments: gathered, dx, workspace, accumulate: false };
     assert_breaks(device.run(op), "segments.gather().is_none()");
-    let empty = Guarded::<f32, 2>::nan([1 << 33, 0]);
-    let mut y = Guarded::<f32, 2>::nan([1 << 33, 0]);
     let (w, segments) = (weights([1, 0, 0]), Segments::Whole(1 << 33));
-    let op = Int4Gemm {
-        x: empty.view(),
-        w: w.view(),
-        segments,
-        y: y.view_mut(),
-        workspace: none.view_mut(),
-        accumulate: false,
-    };
+    let (x, y) = (View::new(&[], [1 << 33, 0]).unwrap(), ViewMut::new(&mut [], [1 << 33, 0]).unwrap());
+    let op = Int4Gemm::<f32> { x, w: w.view(), segments, y, workspace: none.view_mut(), accumulate: false };
     assert_breaks(device.run(op), "rows <= u32::MAX as usize");
 }
 
