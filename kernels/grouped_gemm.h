@@ -9,12 +9,14 @@
 // no multiples of 16 bytes, which the others need. Their launch facts are `moe_grouped_gemm_launch_<VARIANT>`, for
 // all kernels of the file.
 //
-// Sectors of global memory requested by the aligned 16-bit tiles, where widths are multiples of 32 and addresses of 32
-// bytes, with B bytes an element, and a tile of m rows and n columns that exist:
-//     GroupedGemm, Dgrad   sum over tiles of ((m + n) K + m n) B / 32      K: inputs, outputs
-//     Wgrad                sum over tiles of (m + n) K B / 32 + m n / 8    K: rows of the group
-// and besides, for `accumulate`, 2 m n B / 32 (16-bit results, read by halves of sectors) or m n / 8 (f32); for each
-// warp of a block, 8 or fewer for every 32 groups and 3 a Wgrad tile of offsets; of `source`, 8 a warp and row pass.
+// Sectors of global memory that the aligned tiles request, with B bytes an element, for tiles of m rows and n columns that
+// exist, where m, n and the widths are whole tiles and addresses and strides multiples of 32 bytes:
+//     GroupedGemm, Dgrad   sum over tiles of ((m + n) K + m n) B / 32       K: inputs; outputs
+//     Wgrad                sum over tiles of (m + n) K B / 32 + m n / 8     K: rows of the group
+// With `accumulate` the results count twice. Besides: of `offsets`, for each warp, at most 10 for 32 groups (GroupedGemm,
+// Dgrad) or 2 a tile (Wgrad); of `source`, for each warp, 1 for every 8 rows of a tile (GroupedGemm) or 4 for 32 rows of
+// depth (Wgrad). Where rows or columns of a tile are missing along M or N, the last is read again in place of them: in
+// operands that lie K last, 64 bytes at most for every 8 that are missing, in each stage.
 #pragma once
 
 #include "common/abi.h"

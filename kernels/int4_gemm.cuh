@@ -216,7 +216,7 @@ struct Codes {
         advance();
     }
 
-    /// To be called after step `step`: takes up the block that begins there, if one does.
+    /// To be called after step `step`, unless it is the last of the row: takes up the block that begins then, if one does.
     __device__ void after(uint32_t step) {
         if (((step + 1) & mask) == 0) {
             advance();

@@ -37,7 +37,7 @@ fn run_case<T: Elem>(device: &Device, c: &Case, accumulate: bool) {
     let mut rng = Rng::new(5);
     // Row p of the product is made of row `of_x(p)` of x.
     let gathered = if let Segments::Gathered(order) = c.segments { Some(order) } else { None };
-    let of_x = |p: usize| gathered.map_or(p, |order| order.source()[p] as usize / order.fan());
+    let of_x = |p: usize| gathered.map_or(p, |order| order.host().unwrap().source[p] as usize / order.fan());
     let x = Guarded::<T, 2>::normal(&mut rng, [gathered.map_or(rows, |order| order.tokens()), input], 1.0);
     let dy = Guarded::<T, 2>::normal(&mut rng, [rows, out], 1.0);
     let weights = Guarded::<T, 3>::normal(&mut rng, [groups, out, input], 0.3);
@@ -47,6 +47,7 @@ fn run_case<T: Elem>(device: &Device, c: &Case, accumulate: bool) {
     let of_row: Vec<usize> = c
         .segments
         .bounds()
+        .unwrap()
         .windows(2)
         .enumerate()
         .flat_map(|(g, rows)| (rows[0]..rows[1]).map(move |_| g))

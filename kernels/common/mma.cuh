@@ -84,8 +84,8 @@ __device__ uint32_t pair_of(float x, float y) {
     return bits;
 }
 
-// Rows, columns and k of a fragment inside its tile are multiples of 16, 16 and Mma<T>::K. Since the permutation of a
-// tile repeats every 8 rows, the lane's own part of an address is worked out once, and the rest is an offset.
+// Fragments begin at rows of a tile that are multiples of 8 (those of f32 that lie K first: of 4). Since the permutation
+// of a tile repeats every 8 rows, a lane's own part of an address is worked out once, and the rest is an offset.
 
 /// Fragments of 16-bit elements: tensor cores.
 template <class T>

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn no_routing_has_more_tiles_than_bounded() {
         // Worst: every group but one has one row.
-        for (rows, groups) in [(0, 4), (3, 8), (8, 8), (500, 3), (129, 1), (128, 1)] {
+        for (rows, groups) in [(0usize, 4usize), (3, 8), (8, 8), (500, 3), (129, 1), (128, 1)] {
             let ones = groups.min(rows).max(1) - 1;
             let most = ones + (rows - ones.min(rows)).div_ceil(128);
             assert!(row_tiles([rows, groups, 100], [128, 64]) >= 2 * most, "{rows} {groups}");

@@ -95,8 +95,8 @@ fn for_bands<T: Elem>(
     c: ViewMut<'_, T, 2>,
     segments: Segments<'_>,
     work: impl Fn(usize, std::ops::Range<usize>, std::ops::Range<usize>, ViewMut<'_, T, 2>) + Sync,
-) {
-    let rows = segments.bounds();
+) -> Result<()> {
+    let rows = segments.bounds()?;
     let columns: Vec<usize> = (0..=c.dim(1).div_ceil(BAND)).map(|i| c.dim(1).min(i * BAND)).collect();
     let mut bands = Vec::new();
     for (group, c) in c.cut(0, &rows).into_iter().enumerate().filter(|(_, c)| c.dim(0) > 0) {
@@ -107,6 +107,7 @@ fn for_bands<T: Elem>(
     bands.into_par_iter().with_max_len(1).for_each(|(group, band, c)| {
         work(group, rows[group]..rows[group + 1], band, c);
     });
+    Ok(())
 }
 
 impl<T: Elem> Op for Int4Gemm<'_, T> {
@@ -147,8 +148,7 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
                 let w = View::front(w, [band.len(), input]);
                 multiply(y, self.accumulate, Mat::rows_of(self.x, self.segments, rows), Mat::t(w));
             });
-        });
-        Ok(())
+        })
     }
 
     #[cfg(feature = "cuda")]
@@ -241,8 +241,7 @@ impl<T: Elem> Op for Int4GemmDgrad<'_, T> {
                 let w = View::front(w, [out, band.len()]);
                 multiply(dx, self.accumulate, self.dy.narrow(0, rows), w);
             });
-        });
-        Ok(())
+        })
     }
 
     #[cfg(feature = "cuda")]
