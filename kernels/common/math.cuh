@@ -64,16 +64,17 @@ __device__ T rounded(float x) {
     }
 }
 
-/// `N` neighbours in memory: one, or 16 (or 8) bytes that move in one instruction.
+/// `N` neighbours in memory: one, or 16 (or 8, or 4) bytes that move in one instruction.
 template <class T, int N>
 struct Vec {
-    static_assert(N == 1 || N * sizeof(T) == 8 || N * sizeof(T) == 16, "one element, 8 or 16 bytes");
+    static_assert(N == 1 || N * sizeof(T) == 4 || N * sizeof(T) == 8 || N * sizeof(T) == 16,
+                  "one element, 4, 8 or 16 bytes");
     T at[N];
 };
 
 /// What the registers of a vector of so many bytes are.
 template <int BYTES>
-using Raw = std::conditional_t<BYTES == 16, uint4, uint2>;
+using Raw = std::conditional_t<BYTES == 16, uint4, std::conditional_t<BYTES == 8, uint2, uint32_t>>;
 
 /// Elements of `T` in 16 bytes.
 template <class T>

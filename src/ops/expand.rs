@@ -7,7 +7,11 @@
 use rayon::prelude::*;
 
 use super::Op;
+#[cfg(feature = "cuda")]
+use super::expand_cuda;
 use super::expand_tile::{Residuals, blocks, bounds};
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -139,6 +143,11 @@ impl<T: Elem> Op for Expand<'_, T> {
             residuals.forward(&block, self.bp.narrow(0, block.rows.clone()), hq);
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        expand_cuda::forward(self, device)
     }
 }
 
