@@ -19,6 +19,11 @@ pub struct Counters {
     pub global_requests: u64,
     /// Sectors of 32 bytes that those requests touch.
     pub global_sectors: u64,
+    /// Different sectors of global memory that were read, and, below, written: what perfect caches would move.
+    /// Counted only with [`Options::footprint`](crate::options::Options::footprint).
+    pub distinct_read_sectors: u64,
+    /// See above.
+    pub distinct_written_sectors: u64,
     /// Bytes read from global memory.
     pub global_read_bytes: u64,
     /// Bytes written to global memory.
@@ -49,6 +54,8 @@ impl Counters {
         self.scalar_flops += other.scalar_flops;
         self.global_requests += other.global_requests;
         self.global_sectors += other.global_sectors;
+        self.distinct_read_sectors += other.distinct_read_sectors;
+        self.distinct_written_sectors += other.distinct_written_sectors;
         self.global_read_bytes += other.global_read_bytes;
         self.global_written_bytes += other.global_written_bytes;
         self.shared_requests += other.shared_requests;

@@ -36,6 +36,8 @@ pub struct Options {
     pub threads: usize,
     /// Warp instructions after which a launch counts as endless, `SOFTGPU_MAX_INSTR`.
     pub max_instructions: u64,
+    /// Whether distinct sectors are counted, which costs time; `SOFTGPU_STATS` turns it on.
+    pub footprint: bool,
     /// Reports kept for one launch.
     pub max_reports: usize,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             copies: Copies::Late,
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             max_instructions: 4_000_000_000,
+            footprint: false,
             max_reports: 16,
         }
     }
@@ -73,6 +76,7 @@ impl Options {
         if let Some(n) = number("SOFTGPU_MAX_INSTR")? {
             options.max_instructions = n.max(1);
         }
+        options.footprint = variable("SOFTGPU_STATS").is_some();
         Ok(options)
     }
 }

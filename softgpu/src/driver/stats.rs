@@ -82,6 +82,8 @@ fn line(launch: &Launch, outcome: &Outcome, took: Duration) -> Value {
             "scalar_flops": c.scalar_flops,
             "global_requests": c.global_requests,
             "global_sectors": c.global_sectors,
+            "distinct_read_sectors": c.distinct_read_sectors,
+            "distinct_written_sectors": c.distinct_written_sectors,
             "global_read_bytes": c.global_read_bytes,
             "global_written_bytes": c.global_written_bytes,
             "shared_requests": c.shared_requests,

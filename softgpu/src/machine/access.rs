@@ -269,6 +269,11 @@ impl Step<'_> {
             counters.shared_wavefronts += request.0;
             counters.shared_ideal += request.1;
         } else if space == Space::Global || (space == Space::Generic && first >= super::memory::GLOBAL_BASE) {
+            if let Some(footprint) = &self.run.footprint {
+                for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
+                    footprint.touch(at[lane], bytes as u64, write);
+                }
+            }
             let counters = &mut self.host.counters;
             let total = u64::from(mask.count_ones()) * bytes as u64;
             counters.global_requests += 1;

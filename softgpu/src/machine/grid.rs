@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::cluster::{Cluster, Progress};
+use super::footprint::Footprint;
 use super::memory::Memory;
 use super::step::{Host, Running};
 use crate::counters::Counters;
@@ -165,6 +166,7 @@ pub fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Result<Ou
         life: LAUNCHES.fetch_add(1, Relaxed).wrapping_add(1).max(1),
         fences: AtomicBool::new(false),
         published: Default::default(),
+        footprint: options.footprint.then(|| Footprint::new(&memory)),
     };
     let resident = options.chip.multiprocessors
         * options.chip.occupancy(
@@ -193,7 +195,13 @@ pub fn run(launch: &Launch<'_>, memory: &Memory, options: &Options) -> Result<Ou
             }
         });
     }
-    Ok(gather(launch.kernel, hosts.into_inner().unwrap_or_else(|e| e.into_inner()), options.max_reports))
+    let hosts = hosts.into_inner().unwrap_or_else(|e| e.into_inner());
+    let mut outcome = gather(launch.kernel, hosts, options.max_reports);
+    if let Some(footprint) = &running.footprint {
+        (outcome.counters.distinct_read_sectors, outcome.counters.distinct_written_sectors) =
+            footprint.sectors();
+    }
+    Ok(outcome)
 }
 
 /// What the host threads of a launch share.

@@ -6,6 +6,7 @@ pub mod block;
 pub mod bulk;
 pub mod cluster;
 pub mod copies;
+pub mod footprint;
 pub mod grid;
 pub mod mbarrier;
 pub mod memory;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pulp::Arch;
 
 use super::block::Block;
+use super::footprint::Footprint;
 use super::memory::{Allocation, Memory};
 use super::registers::{P, Slot, lanes};
 use super::warp::Warp;
@@ -72,6 +73,8 @@ pub struct Running<'a> {
     pub fences: std::sync::atomic::AtomicBool,
     /// What blocks published to each other.
     pub published: Published,
+    /// Sectors touched, if they are counted.
+    pub footprint: Option<Footprint>,
 }
 
 /// What belongs to one host thread.

@@ -50,6 +50,9 @@ fn fetch(s: &mut Step<'_>, lane: usize, segments: &[Segment]) -> Result<(), Faul
             }));
         }
         if matches!(place, Place::Global(..)) {
+            if let Some(footprint) = &s.run.footprint {
+                footprint.touch(address, segment.bytes as u64, false);
+            }
             let counters = &mut s.host.counters;
             counters.global_requests += 1;
             counters.global_read_bytes += segment.bytes as u64;
@@ -191,6 +194,9 @@ fn move_out(s: &mut Step<'_>, store: Store, marked: bool) -> Result<(), Fault> {
                 s.fault(Kind::Illegal, lane, || format!("bulk copy to {address:#x}, which is not global"))
             );
         };
+        if let Some(footprint) = &s.run.footprint {
+            footprint.touch(address, segment.bytes as u64, true);
+        }
         let counters = &mut s.host.counters;
         counters.global_requests += 1;
         counters.global_written_bytes += segment.bytes as u64;
