@@ -7,6 +7,7 @@ pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
     shape: [usize; N],
     strides: [usize; N],
+    offset: usize,
     /// The same memory on a CUDA device, once a view there was asked for.
     #[cfg(feature = "cuda")]
     mirror: std::cell::OnceCell<(trimoe::cuda::Cuda, trimoe::cuda::cudarc::driver::CudaSlice<T>)>,
@@ -14,19 +15,37 @@ pub struct Guarded<T, const N: usize> {
 
 const OFFSET: usize = 7;
 const PAD: usize = 5;
+/// Elements of any dtype in a multiple of 16 bytes.
+const ALIGN: usize = 8;
 
 impl<T: Elem, const N: usize> Guarded<T, N> {
     /// All NaN: an output that must be written completely.
     pub fn nan(shape: [usize; N]) -> Self {
+        Self::laid_out(shape, OFFSET, |len| len + PAD)
+    }
+
+    /// The same values, with an address and strides that are multiples of 16 bytes.
+    pub fn aligned(self) -> Self {
+        let mut out = Self::laid_out(self.shape, ALIGN, |len| len.next_multiple_of(ALIGN) + ALIGN);
+        (0..self.len()).for_each(|i| {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        });
+        out
+    }
+
+    /// All NaN, with `offset` elements before the first; `pad` makes strides of lengths.
+    fn laid_out(shape: [usize; N], offset: usize, pad: impl Fn(usize) -> usize) -> Self {
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
-            strides[i] = strides[i + 1] * shape[i + 1] + PAD;
+            strides[i] = pad(strides[i + 1] * shape[i + 1]);
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![T::from_f32(f32::NAN); OFFSET + reach + PAD],
+            data: vec![T::from_f32(f32::NAN); offset + reach + PAD],
             shape,
             strides,
+            offset,
             #[cfg(feature = "cuda")]
             mirror: Default::default(),
         }
@@ -51,7 +70,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
 
     /// Position in `data` of row-major element `i`.
     fn at(&self, mut i: usize) -> usize {
-        let mut at = OFFSET;
+        let mut at = self.offset;
         for d in (0..N).rev() {
             at += i % self.shape[d] * self.strides[d];
             i /= self.shape[d];
@@ -64,11 +83,11 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 
     pub fn view(&self) -> View<'_, T, N> {
-        View::strided(&self.data[OFFSET..], self.shape, self.strides).unwrap()
+        View::strided(&self.data[self.offset..], self.shape, self.strides).unwrap()
     }
 
     pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
-        ViewMut::strided(&mut self.data[OFFSET..], self.shape, self.strides).unwrap()
+        ViewMut::strided(&mut self.data[self.offset..], self.shape, self.strides).unwrap()
     }
 
     /// A view in the device's memory; on a CUDA device, of a copy made at the first call.
@@ -76,7 +95,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = device.as_cuda() {
             let (_, slice) = self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
-            return cuda.view(slice, OFFSET, self.shape, self.strides).unwrap();
+            return cuda.view(slice, self.offset, self.shape, self.strides).unwrap();
         }
         let _ = device;
         self.view()
@@ -88,7 +107,7 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         if let Some(cuda) = device.as_cuda() {
             self.mirror.get_or_init(|| (cuda.clone(), cuda.upload(&self.data).unwrap()));
             let (_, slice) = self.mirror.get_mut().unwrap();
-            return cuda.view_mut(slice, OFFSET, self.shape, self.strides).unwrap();
+            return cuda.view_mut(slice, self.offset, self.shape, self.strides).unwrap();
         }
         let _ = device;
         self.view_mut()
