@@ -225,6 +225,11 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        expand_cuda::backward(self, device)
+    }
 }
 
 /// Overwrites `out`, or adds to it, with the sum of the matrices at `offset` of each part, in order.
