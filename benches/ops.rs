@@ -48,9 +48,9 @@ const SHAPES: [Shape; 2] = [
 
 /// Values that are neither equal nor denormal, the same on every run.
 fn fill<const N: usize>(device: &Device, shape: [usize; N]) -> Tensor<f32, N> {
-    let mut tensor = device.zeros(shape);
+    let mut tensor = device.zeros(shape).expect("memory");
     let wave = |(i, v): (usize, &mut f32)| *v = ((i as f32) * 0.7311).sin() * 0.1;
-    tensor.host_mut().iter_mut().enumerate().for_each(wave);
+    tensor.host_mut().expect("host memory").iter_mut().enumerate().for_each(wave);
     tensor
 }
 
@@ -149,7 +149,7 @@ fn ops(c: &mut Criterion) {
             device.run(SwiGlu { z: z.view(), weights: None, h: h.view_mut() }).expect("swiglu");
         });
         let router = fill(&device, [s.clusters + s.experts, s.hidden]);
-        let mut routing = Routing::new(&device, s.tokens, s.topk, s.experts, s.clusters);
+        let mut routing = Routing::new(&device, s.tokens, s.topk, s.experts, s.clusters).expect("memory");
         let logits = Throughput::Elements(2 * (s.tokens * (s.clusters + s.experts) * s.hidden) as u64);
         row(&mut group, "route", s.name, logits, || {
             let op = Route { x: x.view(), w: router.view(), temperature: 1.0, routing: &mut routing };

@@ -48,10 +48,10 @@ fn ceiling() -> Result<f64> {
     let device = Device::cpu();
     let mut best = 0f64;
     for [m, n, k] in [[1024, 1024, 1024], [2048, 1536, 256], [2048, 256, 768]] {
-        let (mut x, mut w) = (device.zeros::<f32, 2>([m, k]), device.zeros::<f32, 3>([1, n, k]));
-        x.host_mut().fill(0.5);
-        w.host_mut().fill(0.25);
-        let mut y = device.zeros::<f32, 2>([m, n]);
+        let (mut x, mut w) = (device.zeros::<f32, 2>([m, k])?, device.zeros::<f32, 3>([1, n, k])?);
+        x.host_mut()?.fill(0.5);
+        w.host_mut()?.fill(0.25);
+        let mut y = device.zeros::<f32, 2>([m, n])?;
         for _ in 0..20 {
             let (segments, start) = (Segments::Whole(m), Instant::now());
             device.run(GroupedGemm {

@@ -173,7 +173,8 @@ __device__ void expand_backward(const ExpandBackwardParams& p, ExpandBackwardRoo
             ranks_of(out, sums + 2, half);
             write<WHOLE>(to + p.rank, out, left(p.rank, rank));
             if (unit % chunks == 0 && lane_id() % 4 == 0) {
-                row_of<float>(p.dweight, p.dweight_stride, room.table.token[rows.at[half]])[slot] = dot[half];
+                const uint32_t at = rows.at[half];
+                row_of<float>(p.dweight, p.dweight_stride, room.table.token[at])[room.table.slot[slot][at]] = dot[half];
             }
         }
     }

@@ -54,13 +54,13 @@ template <class T>
 __device__ void store_strip(Tile<T, 16, STRIP>& tile, uint32_t half, const float (&x)[LANE]) {
 #pragma unroll
     for (uint32_t i = 0; i < LANE; i += WIDE<T>) {
-        float v[WIDE<T>];
+        Vec<T, WIDE<T>> v;
 #pragma unroll
         for (uint32_t j = 0; j < WIDE<T>; ++j) {
-            v[j] = x[i + j];
+            v.at[j] = rounded<T>(x[i + j]);
         }
         const uint32_t column = lane_id() % 4 * LANE + i;
-        store_rounded(tile.chunk(lane_id() / 4 + half * 8, column / WIDE<T>), v);
+        store(tile.chunk(lane_id() / 4 + half * 8, column / WIDE<T>), v);
     }
 }
 

@@ -137,11 +137,11 @@ struct ExpandRoom {
 //                                                                          + [0 0 0 0 0 P P ...] B_e4^T
 //
 //       h never leaves the registers: it is added to hbar and, rounded to T, multiplied by A2 in the same way; Q is a
-//       sum over all columns, which one block owns. Products of tensor cores a slot, against a slot of 16 rows of one
-//       expert: as many times as the 16 rows have experts. Sorted by their first two slots within a block of 64 rows
-//       of a cluster of 8 equally loaded experts, that is 2.6 in slot 0 and 5.9 in slot 1; in memory order it would be
-//       7.1 in both. What is read twice are factors: those of a strip once for each 16 rows, from L1 when other
-//       warps of the block are at the same strip.
+//       sum over all columns, which one block owns. The products are as many times the ideal, 3 rank inner a slot, as
+//       16 rows of a slot have experts: 1 if experts own whole fragments; for two of 8 equally loaded experts, with
+//       slots and the 64 rows of a block sorted by expert, 2.4 in the first slot and 4.7 in the second, where memory
+//       order would make it 7.0 in both. What is read more than once are the factors: those of a strip once for every
+//       16 rows, from L1 if other warps of the block are at the same strip.
 template <class T, class Shape>
 __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
     constexpr bool WHOLE = Shape::WHOLE;

@@ -101,14 +101,18 @@ __device__ inline bool find_run(const uint32_t* offsets, uint32_t groups, uint32
     return false;
 }
 
-/// The rows of a block, in the order in which its warps take them, and their slots.
+/// The rows of a block, in the order in which its warps take them, and the slots of each, in the order of their experts.
 template <uint32_t ROWS>
 struct Table {
     uint32_t row[ROWS];            // cluster order; NONE behind the last
     uint32_t token[ROWS];          // where there is a row
-    uint32_t expert[SLOTS][ROWS];  // number in the cluster; NONE without a row
+    uint32_t expert[SLOTS][ROWS];  // number in the cluster, ascending; NONE without a row
     float weight[SLOTS][ROWS];     // 0 without a row
-    uint32_t key[ROWS][2];
+    uint8_t slot[SLOTS][ROWS];     // which of the token's
+
+    uint32_t found[SLOTS][ROWS];  // as `expert`, before sorting
+    uint32_t lowest[2][ROWS];
+    uint32_t place[ROWS];
 
     /// The number in its cluster of the expert of a slot.
     template <class Params>
@@ -123,37 +127,49 @@ struct Table {
         return from;
     }
 
-    /// Sorts the rows of a run by the experts of their first two slots: the fewer experts a warp's 16 rows have in a
-    /// slot, the fewer products it has to do.
+    /// Sorts the slots of each row of a run by expert, and the rows by the experts of their first two slots: the fewer
+    /// experts a warp's 16 rows have in a slot, the fewer products it has to do.
     template <uint32_t THREADS, class Params>
     __device__ void fill(const Params& p, const Run& run) {
-        const uint32_t* tokens = array_of<const uint32_t>(p.token_of);  // [tokens]
-        for (uint32_t i = threadIdx.x; i < ROWS; i += THREADS) {
-            const bool there = run.begin + i < run.end;
-#pragma unroll
-            for (uint32_t slot = 0; slot < 2; ++slot) {
-                const bool read = there && slot < p.topk;
-                key[i][slot] = read ? expert_of(p, run.group, tokens[run.begin + i], slot) : there ? 0 : NONE;
-            }
+        const uint32_t* tokens = array_of<const uint32_t>(p.token_of) + run.begin;
+        const uint32_t rows = run.end - run.begin;
+        for (uint32_t i = threadIdx.x; i < ROWS * p.topk; i += THREADS) {
+            const uint32_t at = i % ROWS, s = i / ROWS;
+            found[s][at] = at < rows ? expert_of(p, run.group, tokens[at], s) : NONE;
         }
         __syncthreads();
-        for (uint32_t i = threadIdx.x; i < ROWS; i += THREADS) {
-            const uint64_t mine = uint64_t(key[i][0]) << 32 | key[i][1];
-            uint32_t rank = 0;
-            for (uint32_t j = 0; j < ROWS; ++j) {
-                const uint64_t other = uint64_t(key[j][0]) << 32 | key[j][1];
-                rank += other < mine || (other == mine && j < i);
+        for (uint32_t at = threadIdx.x; at < ROWS; at += THREADS) {
+            uint32_t first = NONE, second = NONE;
+            for (uint32_t s = 0; s < p.topk; ++s) {
+                const uint32_t e = found[s][at];
+                second = min(second, max(first, e));
+                first = min(first, e);
             }
-            const bool there = run.begin + i < run.end;
-            row[rank] = there ? run.begin + i : NONE;
-            token[rank] = there ? tokens[run.begin + i] : 0;
+            lowest[0][at] = first;
+            lowest[1][at] = second;
+        }
+        __syncthreads();
+        for (uint32_t at = threadIdx.x; at < ROWS; at += THREADS) {
+            const uint64_t mine = uint64_t(lowest[0][at]) << 32 | lowest[1][at];
+            uint32_t before = 0;
+            for (uint32_t other = 0; other < ROWS; ++other) {
+                const uint64_t theirs = uint64_t(lowest[0][other]) << 32 | lowest[1][other];
+                before += theirs < mine || (theirs == mine && other < at);
+            }
+            place[at] = before;
+            row[before] = at < rows ? run.begin + at : NONE;
+            token[before] = at < rows ? tokens[at] : 0;
         }
         __syncthreads();
         for (uint32_t i = threadIdx.x; i < ROWS * p.topk; i += THREADS) {
-            const uint32_t at = i % ROWS, slot = i / ROWS;
-            const bool there = row[at] != NONE;
-            expert[slot][at] = there ? expert_of(p, run.group, token[at], slot) : NONE;
-            weight[slot][at] = there ? row_of<const float>(p.weight, p.weight_stride, token[at])[slot] : 0.0f;
+            const uint32_t at = i % ROWS, s = i / ROWS, e = found[s][at];
+            uint32_t to = 0;
+            for (uint32_t other = 0; other < p.topk; ++other) {
+                to += found[other][at] < e || (e == NONE && other < s);
+            }
+            expert[to][place[at]] = e;
+            weight[to][place[at]] = e != NONE ? row_of<const float>(p.weight, p.weight_stride, tokens[at])[s] : 0.0f;
+            slot[to][place[at]] = uint8_t(s);
         }
         __syncthreads();
     }

@@ -6,8 +6,7 @@
 constexpr uint32_t THREADS = 256;
 constexpr uint32_t WARPS = THREADS / WARP;
 constexpr uint32_t ROOT_THREADS = 1024;
-/// Elements of a partial sum: fixed, so that the bits do not depend on the device.
-constexpr uint32_t CHUNK = 1 << 15;
+constexpr uint32_t CHUNK = GLOBAL_NORM_CHUNK;
 
 extern "C" {
 __constant__ LaunchTile moe_global_norm_launch = {THREADS, 1, CHUNK, 0};

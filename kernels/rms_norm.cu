@@ -5,8 +5,8 @@
 
 constexpr uint32_t THREADS = 128;
 constexpr uint32_t WARPS = THREADS / WARP;
-/// Rows whose share of the gain's gradient a block sums up: fixed, so that the bits do not depend on the device.
-constexpr uint32_t ROWS = 32;
+/// Rows of a block of the backward.
+constexpr uint32_t ROWS = RMS_NORM_PARTIAL_ROWS;
 /// Of the second stage: a block has FOLD_WARPS warps for WARP columns.
 constexpr uint32_t FOLD_WARPS = 16;
 
@@ -72,6 +72,35 @@ __device__ void forward(const RmsNormParams& p, float (&room)[WARPS]) {
         write(c, load<N>(x + c));
     }
 }
+
+/// `N` sums at `at`, which is 16-byte aligned if they are more than one.
+template <int N>
+struct Sums {
+    static constexpr int PART = N == 1 ? 1 : 4;
+
+    __device__ static void read(const float* at, float (&sums)[N]) {
+#pragma unroll
+        for (int i = 0; i < N; i += PART) {
+            const Vec<float, PART> part = load<PART>(at + i);
+#pragma unroll
+            for (int k = 0; k < PART; ++k) {
+                sums[i + k] = part.at[k];
+            }
+        }
+    }
+
+    __device__ static void write(float* at, const float (&sums)[N]) {
+#pragma unroll
+        for (int i = 0; i < N; i += PART) {
+            Vec<float, PART> part;
+#pragma unroll
+            for (int k = 0; k < PART; ++k) {
+                part.at[k] = sums[i + k];
+            }
+            store(at + i, part);
+        }
+    }
+};
 
 /// What a thread of the backward holds of a row, and how it uses it.
 template <class T, int N>
@@ -159,26 +188,19 @@ __device__ void backward(const RmsNormBackwardParams& p, float (&room)[2][WARPS]
             }
         }
         for (uint64_t c = first + KEPT * STEP; c < p.hidden; c += STEP) {
-            float sum[N];
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                sum[i] = r == 0 ? 0.0f : partial[c + i];
+            float sum[N] = {};
+            if (r > 0) {
+                Sums<N>::read(partial + c, sum);
             }
             RowGrad<T, N>::read(dy + c, x + c).apply(dx + c, gain + c, inverse, mean, p.accumulate_dx != 0, sum);
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                partial[c + i] = sum[i];
-            }
+            Sums<N>::write(partial + c, sum);
         }
     }
 #pragma unroll
     for (uint32_t k = 0; k < KEPT; ++k) {
         const uint32_t c = first + k * STEP;
         if (c < p.hidden) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                partial[c + i] = sums[k][i];
-            }
+            Sums<N>::write(partial + c, sums[k]);
         }
     }
 }
@@ -221,7 +243,7 @@ extern "C" __global__ void __launch_bounds__(FOLD_WARPS* WARP)
     extern "C" __global__ void __launch_bounds__(THREADS)                                                \
         moe_rms_norm_backward_##V(const __grid_constant__ RmsNormBackwardParams p) {                     \
         __shared__ float room[2][WARPS];                                                                 \
-        const uint64_t addresses = p.dy | p.x | p.gain | p.dx;                                           \
+        const uint64_t addresses = p.dy | p.x | p.gain | p.dx | p.partial;                               \
         is_wide<V>(p.hidden, addresses, p.dy_stride | p.x_stride | p.dx_stride)                          \
             ? backward<V, WIDE<V>>(p, room)                                                              \
             : backward<V, 1>(p, room);                                                                   \

@@ -5,6 +5,9 @@
 
 #define RMS_NORM_VARIANTS(V) V(F32) V(BF16) V(F16)
 
+/// Rows of a partial sum of the gain's gradient: fixed, so that the bits do not depend on the device.
+#define RMS_NORM_PARTIAL_ROWS 32
+
 /// Parameters of `moe_rms_norm_*`; launched by the tile `moe_rms_norm_launch` over `rows`, below 2^31.
 typedef struct RmsNormParams {
     /// [rows, hidden]
@@ -24,8 +27,7 @@ typedef struct RmsNormParams {
 } RmsNormParams;
 
 /// With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each
-/// block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`;
-/// `partial` has as many rows as the grid has blocks.
+/// block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`.
 typedef struct RmsNormBackwardParams {
     /// [rows, hidden]
     uint64_t dy;
@@ -37,7 +39,7 @@ typedef struct RmsNormBackwardParams {
     uint64_t inv_rms;
     /// [rows, hidden]
     uint64_t dx;
-    /// [ceil(rows / tile.rows), hidden], f32, contiguous, 16-byte aligned: workspace
+    /// [ceil(rows / RMS_NORM_PARTIAL_ROWS), hidden], f32, contiguous: workspace
     uint64_t partial;
     uint64_t dy_stride;
     uint64_t x_stride;
@@ -52,7 +54,7 @@ typedef struct RmsNormBackwardParams {
 /// dgain = [dgain +] sum over the rows of partial. Parameters of `moe_rms_norm_dgain`; launched by the tile
 /// `moe_rms_norm_dgain_launch` with ceil(hidden / tile.columns) blocks, also if there are no rows.
 typedef struct RmsNormDgainParams {
-    /// [partials, hidden], f32, contiguous
+    /// [partials, hidden], f32, contiguous: of moe_rms_norm_backward_*
     uint64_t partial;
     /// [hidden], f32
     uint64_t dgain;

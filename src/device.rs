@@ -5,6 +5,7 @@ use std::time::Instant;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
+use crate::elem::Plain;
 use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::place::Place;
@@ -97,8 +98,12 @@ impl Device {
         result
     }
 
-    /// A tensor of zeros.
-    pub fn zeros<T: bytemuck::Pod, const N: usize>(&self, shape: [usize; N]) -> Tensor<T, N> {
+    /// A tensor of zeros where the device works. Errors if there is no memory for it.
+    pub fn zeros<T: Plain, const N: usize>(&self, shape: [usize; N]) -> Result<Tensor<T, N>> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return Tensor::zeros_on(cuda, shape);
+        }
         Tensor::zeros(shape)
     }
 

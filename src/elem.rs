@@ -41,11 +41,16 @@ pub trait OnDevice {}
 #[cfg(not(feature = "cuda"))]
 impl<T> OnDevice for T {}
 
+/// What a [`Tensor`](crate::Tensor) can hold: plain bits that every device takes, such as f32, bf16, f16, f64 and
+/// integers.
+pub trait Plain: OnDevice + bytemuck::Pod {}
+impl<T: OnDevice + bytemuck::Pod> Plain for T {}
+
 /// A floating-point element that operations read and write.
 ///
 /// Arithmetic is always done in f32 and rounded once when stored. Sealed: f32, bf16 and f16 are the types
 /// that the kernels are compiled for.
-pub trait Elem: sealed::Sealed + OnDevice + bytemuck::Pod + Send + Sync + std::fmt::Debug + Default {
+pub trait Elem: sealed::Sealed + Plain + Send + Sync + std::fmt::Debug + Default {
     /// The dtype.
     const DTYPE: DType;
     /// Unit roundoff: half the distance from 1 to the next value (2^-24, 2^-8, 2^-11).

@@ -17,7 +17,7 @@ pub mod train;
 mod view;
 
 pub use device::Device;
-pub use elem::{DType, Elem};
+pub use elem::{DType, Elem, Plain};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;

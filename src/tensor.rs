@@ -1,18 +1,103 @@
 //! Owned tensors.
 
+use std::alloc::Layout;
+
+#[cfg(feature = "cuda")]
+use cudarc::driver::CudaSlice;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
+use crate::elem::Plain;
+use crate::error::{Error, Result, ensure};
+use crate::place::Place;
 use crate::view::{View, ViewMut};
 
-/// An owned, contiguous, row-major tensor of rank `N`, made by [`Device::zeros`](crate::Device::zeros).
-#[derive(Debug, Clone)]
+/// An owned, contiguous, row-major tensor of rank `N`, made by [`Device::zeros`](crate::Device::zeros) where the device
+/// works.
+///
+/// [`view`](Tensor::view) and its kin are for operations and work anywhere. [`host`](Tensor::host) gives a slice and is
+/// for tensors in host memory; [`to_vec`](Tensor::to_vec) and [`copy_from`](Tensor::copy_from) copy from and to any
+/// place.
+#[derive(Debug)]
 pub struct Tensor<T, const N: usize> {
-    data: Vec<T>,
+    storage: Storage<T>,
     shape: [usize; N],
 }
 
-impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
-    pub(crate) fn zeros(shape: [usize; N]) -> Self {
-        // For f32 and u32 this asks the system for zero pages: untouched memory stays unresident.
-        Tensor { data: vec![T::zeroed(); shape.iter().product()], shape }
+/// Room for elements, at least as many as the shape says.
+#[derive(Debug)]
+enum Storage<T> {
+    Host(Vec<T>),
+    /// On this device, freed in the order of its stream.
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda, CudaSlice<T>),
+}
+
+impl<T: Plain> Storage<T> {
+    fn host(len: usize) -> Result<Self> {
+        let zeros = zeroed(len).ok_or_else(|| Error::Host {
+            what: "a tensor",
+            why: format!("no memory for {len} elements of {} bytes", size_of::<T>()),
+        });
+        Ok(Storage::Host(zeros?))
+    }
+
+    /// As many zeros in the same place.
+    fn like(&self, len: usize) -> Result<Self> {
+        match self {
+            Storage::Host(_) => Self::host(len),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, _) => Ok(Storage::Cuda(cuda.clone(), cuda.zeros(len)?)),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Storage::Host(data) => data.len(),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_, slice) => slice.len(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Storage::Host(_) => Place::Host,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, _) => cuda.place(),
+        }
+    }
+}
+
+/// Zeros, straight from the system where there are many: untouched memory stays unresident. `None` without memory.
+fn zeroed<T: Plain>(len: usize) -> Option<Vec<T>> {
+    let layout = Layout::array::<T>(len).ok()?;
+    if layout.size() == 0 {
+        return Some(vec![T::zeroed(); len]);
+    }
+    // SAFETY: the layout is not empty.
+    let start = unsafe { std::alloc::alloc_zeroed(layout) };
+    // SAFETY: the global allocator gave `len` elements of this layout, all of them zero, which a `Plain` may be.
+    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start.cast(), len, len) })
+}
+
+/// Elements of a shape, if they can be counted.
+fn elements<T, const N: usize>(shape: [usize; N]) -> Result<usize> {
+    let bytes = shape.iter().try_fold(size_of::<T>(), |n, &d| n.checked_mul(d));
+    ensure!("Tensor", bytes.is_some_and(|n| n <= isize::MAX as usize), shape = shape);
+    Ok(shape.iter().product())
+}
+
+impl<T: Plain, const N: usize> Tensor<T, N> {
+    /// Zeros in host memory.
+    pub(crate) fn zeros(shape: [usize; N]) -> Result<Self> {
+        Ok(Tensor { storage: Storage::host(elements::<T, N>(shape)?)?, shape })
+    }
+
+    /// Zeros in the memory of a CUDA device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn zeros_on(cuda: &Cuda, shape: [usize; N]) -> Result<Self> {
+        let slice = cuda.zeros(elements::<T, N>(shape)?)?;
+        Ok(Tensor { storage: Storage::Cuda(cuda.clone(), slice), shape })
     }
 
     /// Number of elements along each dimension.
@@ -22,63 +107,142 @@ impl<T: bytemuck::Pod, const N: usize> Tensor<T, N> {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.data.len()
+        self.shape.iter().product()
     }
 
     /// True if the tensor has no element.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len() == 0
+    }
+
+    /// Where the elements are.
+    pub fn place(&self) -> Place {
+        self.storage.place()
     }
 
     /// Changes the length of the first dimension; what the elements hold afterwards is arbitrary.
-    pub(crate) fn resize(&mut self, first: usize) {
-        self.shape[0] = first;
-        self.data.resize(self.shape.iter().product(), T::zeroed());
+    ///
+    /// Memory is taken only for more elements than there ever were, so that a graph of a CUDA device can be captured
+    /// after the largest batch.
+    pub(crate) fn resize(&mut self, first: usize) -> Result<()> {
+        let mut shape = self.shape;
+        shape[0] = first;
+        let len = elements::<T, N>(shape)?;
+        if len > self.storage.capacity() {
+            self.storage = self.storage.like(len)?;
+        }
+        self.shape = shape;
+        Ok(())
     }
 
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
-        size_of_val(self.data.as_slice()) as u64
+        (self.len() * size_of::<T>()) as u64
     }
 
     /// The whole tensor, to read.
     pub fn view(&self) -> View<'_, T, N> {
-        View::front(&self.data, self.shape)
+        self.front(self.shape)
     }
 
     /// The whole tensor, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T, N> {
-        ViewMut::front(&mut self.data, self.shape)
+        self.front_mut(self.shape)
     }
 
     /// The elements in row-major order, as one dimension.
     pub fn flat(&self) -> View<'_, T, 1> {
-        View::front(&self.data, [self.data.len()])
+        self.front([self.len()])
     }
 
     /// The elements in row-major order, as one dimension, to write.
     pub fn flat_mut(&mut self) -> ViewMut<'_, T, 1> {
-        let len = self.data.len();
-        ViewMut::front(&mut self.data, [len])
+        self.front_mut([self.len()])
     }
 
     /// The first elements as a tensor of another shape. Panics if it has more elements: for internal use.
     pub(crate) fn front<const M: usize>(&self, shape: [usize; M]) -> View<'_, T, M> {
-        View::front(&self.data, shape)
+        let len = self.len();
+        match &self.storage {
+            Storage::Host(data) => View::front(&data[..len], shape),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, slice) => cuda.front(slice, len, shape),
+        }
     }
 
     /// As [`Tensor::front`], to write.
     pub(crate) fn front_mut<const M: usize>(&mut self, shape: [usize; M]) -> ViewMut<'_, T, M> {
-        ViewMut::front(&mut self.data, shape)
+        let len = self.len();
+        match &mut self.storage {
+            Storage::Host(data) => ViewMut::front(&mut data[..len], shape),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, slice) => cuda.front_mut(slice, len, shape),
+        }
     }
 
-    /// The elements in row-major order, in host memory.
-    pub fn host(&self) -> &[T] {
-        &self.data
+    /// The elements in row-major order; errors if they are not in host memory.
+    pub fn host(&self) -> Result<&[T]> {
+        match &self.storage {
+            Storage::Host(data) => Ok(&data[..self.shape.iter().product()]),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, _) => Err(elsewhere(cuda)),
+        }
     }
 
-    /// The elements in row-major order, in host memory, to write.
-    pub fn host_mut(&mut self) -> &mut [T] {
-        &mut self.data
+    /// The elements in row-major order, to write; errors if they are not in host memory.
+    pub fn host_mut(&mut self) -> Result<&mut [T]> {
+        match &mut self.storage {
+            Storage::Host(data) => Ok(&mut data[..self.shape.iter().product()]),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, _) => Err(elsewhere(cuda)),
+        }
     }
+
+    /// A copy of the elements in row-major order, wherever they are. Waits for what a CUDA device was given before, and
+    /// the errors of that come out here.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); self.len()];
+        self.read(0, &mut values)?;
+        Ok(values)
+    }
+
+    /// Overwrites the elements with `values` in row-major order, wherever they are; as many as there are elements.
+    pub fn copy_from(&mut self, values: &[T]) -> Result<()> {
+        ensure!("Tensor", values.len() == self.len(), values = values.len(), shape = self.shape);
+        self.write(0, values)
+    }
+
+    /// Copies elements from `start` on.
+    pub(crate) fn read(&self, start: usize, to: &mut [T]) -> Result<()> {
+        let end = self.end(start, to.len())?;
+        match &self.storage {
+            Storage::Host(data) => to.copy_from_slice(&data[start..end]),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, slice) => cuda.read(slice, start, to)?,
+        }
+        Ok(())
+    }
+
+    /// Overwrites elements from `start` on.
+    pub(crate) fn write(&mut self, start: usize, from: &[T]) -> Result<()> {
+        let end = self.end(start, from.len())?;
+        match &mut self.storage {
+            Storage::Host(data) => data[start..end].copy_from_slice(from),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, slice) => cuda.write(slice, start, from)?,
+        }
+        Ok(())
+    }
+
+    fn end(&self, start: usize, count: usize) -> Result<usize> {
+        let end = start.saturating_add(count);
+        ensure!("Tensor", end <= self.len(), start = start, count = count, shape = self.shape);
+        Ok(end)
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn elsewhere(cuda: &Cuda) -> Error {
+    let values = format!("it is on {cuda}");
+    Error::Rule { op: "Tensor", rule: "the tensor is in host memory", values }
 }

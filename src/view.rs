@@ -7,6 +7,7 @@
 #[cfg(feature = "cuda")]
 mod device;
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -42,6 +43,12 @@ fn rows_apart<const N: usize>(shape: [usize; N], strides: [usize; N]) -> Result<
     let apart = (0..N - 1).all(|i| strides[i] >= shape[i + 1].saturating_mul(strides[i + 1]));
     ensure!("View", apart, shape = shape, strides = strides);
     Ok(())
+}
+
+/// Panics if a shape has more elements than there are.
+fn in_front<const N: usize>(shape: [usize; N], len: usize) {
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    assert!(elements.is_some_and(|n| n <= len), "{shape:?} of {len}");
 }
 
 /// A read-only strided view of rank `N`.
@@ -96,7 +103,7 @@ impl<'a, T, const N: usize> View<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         View { ptr: data.as_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -130,8 +137,8 @@ impl<'a, T, const N: usize> View<'a, T, N> {
         assert!(range.start <= range.end && range.end <= self.shape[axis]);
         self.shape[axis] = range.len();
         if !self.shape.contains(&0) {
-            // SAFETY: the start of a non-empty range is inside the view.
-            self.ptr = unsafe { self.ptr.add(range.start * self.strides[axis]) };
+            // It stays inside the view; of a device's address there is nothing that `add` could be inside of.
+            self.ptr = self.ptr.wrapping_add(range.start * self.strides[axis]);
         }
         self
     }
@@ -160,7 +167,7 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 
     /// The first elements of `data`, row-major. Panics if the shape has more: for internal use.
     pub(crate) fn front(data: &'a mut [T], shape: [usize; N]) -> Self {
-        assert!(shape.iter().product::<usize>() <= data.len(), "{shape:?} of {}", data.len());
+        in_front(shape, data.len());
         let (strides, place) = (contiguous(shape), Place::Host);
         ViewMut { ptr: data.as_mut_ptr(), shape, strides, place, life: PhantomData }
     }
@@ -187,6 +194,16 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
+    }
+
+    /// The same view, if its elements are of type `U`: from generic code to a type it has asked for.
+    pub(crate) fn of_type<U: 'static>(self) -> Option<ViewMut<'a, U, N>>
+    where
+        T: 'static,
+    {
+        let ViewMut { ptr, shape, strides, place, .. } = self;
+        let same = TypeId::of::<T>() == TypeId::of::<U>();
+        same.then_some(ViewMut { ptr: ptr.cast(), shape, strides, place, life: PhantomData })
     }
 
     /// The same elements, to read.
@@ -218,9 +235,9 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
             place: self.place,
             life: PhantomData,
         };
-        // SAFETY: the tail starts inside the view unless it is empty, and then it is never read. The two
-        // parts share no element: they have no common index along `axis`, and strides keep indices apart.
-        let ptr = if tail.contains(&0) { self.ptr } else { unsafe { self.ptr.add(at * self.strides[axis]) } };
+        // The tail starts inside the view unless it is empty, and then it is never read. The two parts share no
+        // element: they have no common index along `axis`, and strides keep indices apart.
+        let ptr = if tail.contains(&0) { self.ptr } else { self.ptr.wrapping_add(at * self.strides[axis]) };
         (first, ViewMut { ptr, shape: tail, strides: self.strides, place: self.place, life: PhantomData })
     }
 

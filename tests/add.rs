@@ -36,7 +36,7 @@ fn sums_of_every_shape() {
 fn the_same_on_any_threads() {
     let x = Guarded::<f32, 2>::normal(&mut Rng::new(2), [500, 9], 1.0);
     same_bits_on_any_threads(|device| {
-        let mut y = device.zeros::<f32, 2>([500, 9]);
+        let mut y = device.zeros::<f32, 2>([500, 9]).unwrap();
         device.run(Add { x: x.view(), y: y.view_mut() }).unwrap();
         common::guarded::bits(&y)
     });

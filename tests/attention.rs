@@ -228,7 +228,7 @@ fn the_same_on_any_threads() {
     let qkv = Guarded::<f32, 2>::normal(&mut Rng::new(4), [300, 96], 1.0);
     same_bits_on_any_threads(|device| {
         let (out, lse) = case.attention(device, &qkv);
-        let mut dqkv = device.zeros::<f32, 2>([300, 96]);
+        let mut dqkv = device.zeros::<f32, 2>([300, 96]).unwrap();
         let op = AttentionBackward {
             dout: out.view(),
             out: out.view(),

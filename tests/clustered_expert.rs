@@ -7,9 +7,9 @@ use common::oracle::experts::{Experts, Layer};
 use common::oracle::{differences, dot, product, silu};
 use common::{Rng, devices, norm_wise, same_bits_on_any_threads};
 use trimoe::ops::{
-    Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
+    Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Op, Permute,
 };
-use trimoe::{Device, Tensor};
+use trimoe::{Device, Plan, Tensor};
 
 const HIDDEN: usize = 24;
 const INNER: usize = 20;
@@ -37,14 +37,14 @@ fn normal(of: &Experts, seed: u64) -> Layer {
 }
 
 fn tensor<const N: usize>(device: &Device, values: &[f64], shape: [usize; N]) -> Tensor<f32, N> {
-    let mut out = device.zeros(shape);
-    out.host_mut().iter_mut().zip(values).for_each(|(o, &v)| *o = v as f32);
+    let mut out = device.zeros(shape).unwrap();
+    out.host_mut().unwrap().iter_mut().zip(values).for_each(|(o, &v)| *o = v as f32);
     assert_eq!(out.len(), values.len());
     out
 }
 
 fn wide<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<f64> {
-    tensor.host().iter().map(|&v| v as f64).collect()
+    tensor.host().unwrap().iter().map(|&v| v as f64).collect()
 }
 
 /// Runs forward and backward in f32 from the operations; returns `y` and the gradient of `<dy, y>`.
@@ -62,11 +62,11 @@ fn run(device: &Device, of: &Experts, layer: &Layer, dy: &[f64]) -> (Vec<f64>, L
     let w2 = tensor(device, &layer.w2, w2_shape);
     let (weight, b, a2, plan) = (weight.view(), b.view(), a2.view(), &plan);
 
-    let mut xs = device.zeros([tokens, of.hidden]);
-    let mut bp = device.zeros([tokens, of.bp()]);
-    let mut hq = device.zeros([tokens, of.hq()]);
-    let mut ys = device.zeros([tokens, of.hidden]);
-    let mut y = device.zeros([tokens, of.hidden]);
+    let mut xs = device.zeros([tokens, of.hidden]).unwrap();
+    let mut bp = device.zeros([tokens, of.bp()]).unwrap();
+    let mut hq = device.zeros([tokens, of.hq()]).unwrap();
+    let mut ys = device.zeros([tokens, of.hidden]).unwrap();
+    let mut y = device.zeros([tokens, of.hidden]).unwrap();
     device.run(Permute { x: x.view(), order, y: xs.view_mut() }).unwrap();
     let (x, w) = (xs.view(), w13.view());
     device.run(GroupedGemm { x, w, segments, y: bp.view_mut(), accumulate: false }).unwrap();
@@ -76,15 +76,15 @@ fn run(device: &Device, of: &Experts, layer: &Layer, dy: &[f64]) -> (Vec<f64>, L
     device.run(Combine { x: ys.view(), order, weight: None, y: y.view_mut(), accumulate: false }).unwrap();
 
     let dy = tensor(device, dy, [tokens, of.hidden]);
-    let mut dys = device.zeros([tokens, of.hidden]);
-    let mut dhq = device.zeros([tokens, of.hq()]);
-    let (mut dw2, mut dw13) = (device.zeros(w2_shape), device.zeros(w13_shape));
-    let (mut db, mut da2) = (device.zeros(b.shape()), device.zeros(a2.shape()));
-    let mut dweight = device.zeros(weight.shape());
-    let mut dxs = device.zeros([tokens, of.hidden]);
-    let mut dx = device.zeros([tokens, of.hidden]);
+    let mut dys = device.zeros([tokens, of.hidden]).unwrap();
+    let mut dhq = device.zeros([tokens, of.hq()]).unwrap();
+    let (mut dw2, mut dw13) = (device.zeros(w2_shape).unwrap(), device.zeros(w13_shape).unwrap());
+    let (mut db, mut da2) = (device.zeros(b.shape()).unwrap(), device.zeros(a2.shape()).unwrap());
+    let mut dweight = device.zeros(weight.shape()).unwrap();
+    let mut dxs = device.zeros([tokens, of.hidden]).unwrap();
+    let mut dx = device.zeros([tokens, of.hidden]).unwrap();
     let need = ExpandBackward::<f32>::workspace_len(tokens, case.experts, case.clusters, of.inner, of.rank);
-    let mut workspace = device.zeros([need]);
+    let mut workspace = device.zeros([need]).unwrap();
     device.run(Permute { x: dy.view(), order, y: dys.view_mut() }).unwrap();
     let (dy, x, w) = (dys.view(), hq.view(), w2.view());
     device.run(GroupedGemmDgrad { dy, w, segments, dx: dhq.view_mut(), accumulate: false }).unwrap();
@@ -236,4 +236,31 @@ fn the_same_on_any_threads() {
         let all = parts(&d).into_iter().flat_map(|(_, part)| part.clone()).chain(y);
         all.map(f64::to_bits).collect::<Vec<_>>()
     });
+}
+
+#[test]
+fn a_layer_costs_at_most_0_55_of_two_full_experts() {
+    // The products of a token, from what the operations say of themselves: d 768, f 3,072, k 2, r 16, K 8.
+    let (tokens, hidden, inner, rank, per) = (4, 768, 3072, 16, 8);
+    let mut plan = Plan::new(tokens, 2, per, 1).unwrap();
+    plan.build(&[0; 4], &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let device = &devices()[0];
+    let zeros = |shape: [usize; 2]| device.zeros::<f32, 2>(shape).unwrap();
+    let cube = |shape: [usize; 3]| device.zeros::<f32, 3>(shape).unwrap();
+    let (x, weight) = (zeros([tokens, hidden]), zeros([tokens, 2]));
+    let (mut bp, mut hq) = (zeros([tokens, 2 * inner + 2 * per * rank]), zeros([tokens, inner + per * rank]));
+    let mut y = zeros([tokens, hidden]);
+    let (w13, w2) = (cube([1, 2 * inner + 2 * per * rank, hidden]), cube([1, hidden, inner + per * rank]));
+    let (b, a2) = (cube([per, 2 * inner, rank]), cube([per, rank, inner]));
+    let segments = plan.by_cluster().segments();
+    let up =
+        GroupedGemm { x: x.view(), w: w13.view(), segments, y: bp.view_mut(), accumulate: false }.flops();
+    let (bp, weight, plan) = (bp.view(), weight.view(), &plan);
+    let slots = Expand { bp, b: b.view(), a2: a2.view(), plan, weight, hq: hq.view_mut() }.flops();
+    let down =
+        GroupedGemm { x: hq.view(), w: w2.view(), segments, y: y.view_mut(), accumulate: false }.flops();
+    let full = 2 * 2 * (tokens * 3 * hidden * inner) as u64;
+    let share = (up + slots + down) as f64 / full as f64;
+    assert!(share <= 0.55, "{share}");
+    println!("{share:.3} of two full experts");
 }

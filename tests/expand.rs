@@ -209,25 +209,51 @@ fn many_tokens_go_in_blocks_of_64_rows() {
 
 #[test]
 fn clusters_of_several_chunks() {
-    // Chunks of the backward have 512 rows: just below, at and above one, and more than two of a cluster.
+    // Chunks of the backward have 512 rows, on a CUDA device 1,024 slots: just below, at and above one, and more than
+    // two of a cluster.
     for tokens in [512, 1025] {
         routed(tokens)[9..].iter().for_each(|case| run_case::<f32>(case, 5, 2, Odd));
     }
+    run_case::<bf16>(&routed(1025)[10], 8, 8, Aligned);
     run_case::<bf16>(&routed(1025)[11], 5, 2, Odd);
 }
 
 #[test]
 fn experts_without_tokens_get_zeros() {
     let case = routed(128).swap_remove(8);
-    let plan = case.plan();
-    let got =
-        Inputs::<f32>::normal(&experts(&case, INNER, RANK), 6).backward(&devices()[0], &plan, 7.0, false);
-    let len = 3 * INNER * RANK;
-    let (db, da2) = (got.b.written(), got.a2.written());
-    for e in 0..case.experts {
-        let parts = db[e * len / 3 * 2..][..len / 3 * 2].iter().chain(&da2[e * len / 3..][..len / 3]);
-        let idle = !case.expert.contains(&(e as u32));
-        assert_eq!(parts.copied().all(|d| d == 0.0), idle, "expert {e}");
+    let mut plan = case.plan();
+    for device in all_devices() {
+        plan_on(&mut plan, &device);
+        let inputs = Inputs::<f32>::normal(&experts(&case, INNER, RANK), 6);
+        let got = inputs.backward(&device, &plan, 7.0, false);
+        let len = 3 * INNER * RANK;
+        let (db, da2) = (got.b.written(), got.a2.written());
+        for e in 0..case.experts {
+            let parts = db[e * len / 3 * 2..][..len / 3 * 2].iter().chain(&da2[e * len / 3..][..len / 3]);
+            let idle = !case.expert.contains(&(e as u32));
+            assert_eq!(parts.copied().all(|d| d == 0.0), idle, "expert {e}");
+        }
+    }
+}
+
+/// The bits of everything that forward and backward write.
+fn all_bits<T: Elem>(inputs: &Inputs<T>, device: &Device, plan: &Plan) -> Vec<u64> {
+    let d = inputs.backward(device, plan, 0.0, false);
+    let parts = [d.bp.written(), d.b.written(), d.a2.written(), d.weight.written()];
+    let all = parts.into_iter().chain([inputs.forward(device, plan).written()]);
+    all.flat_map(|part| part.into_iter().map(f64::to_bits)).collect()
+}
+
+#[test]
+fn the_same_every_time() {
+    let case = &routed(128)[11];
+    let mut plan = case.plan();
+    for device in all_devices() {
+        plan_on(&mut plan, &device);
+        let odd = Inputs::<bf16>::normal(&experts(case, INNER, RANK), 6);
+        assert_eq!(all_bits(&odd, &device, &plan), all_bits(&odd, &device, &plan));
+        let aligned = Inputs::<bf16>::normal(&experts(case, 72, 16), 6).aligned();
+        assert_eq!(all_bits(&aligned, &device, &plan), all_bits(&aligned, &device, &plan));
     }
 }
 
@@ -236,12 +262,7 @@ fn the_same_on_any_threads() {
     let case = &routed(1025)[11];
     let plan = case.plan();
     let inputs = Inputs::<f32>::normal(&experts(case, INNER, RANK), 6);
-    same_bits_on_any_threads(|device| {
-        let d = inputs.backward(device, &plan, 0.0, false);
-        let parts = [d.bp.written(), d.b.written(), d.a2.written(), d.weight.written()];
-        let all = parts.into_iter().chain([inputs.forward(device, &plan).written()]);
-        all.flat_map(|part| part.into_iter().map(f64::to_bits)).collect::<Vec<_>>()
-    });
+    same_bits_on_any_threads(|device| all_bits(&inputs, device, &plan));
 }
 
 fn two(shape: [usize; 2]) -> Guarded<f32, 2> {

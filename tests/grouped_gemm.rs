@@ -98,8 +98,8 @@ fn the_same_on_any_threads() {
     let x = Guarded::<f32, 2>::normal(&mut rng, [case.tokens, 70], 1.0);
     let w = Guarded::<f32, 3>::normal(&mut rng, [2, 900, 70], 1.0);
     same_bits_on_any_threads(|device| {
-        let mut y = device.zeros::<f32, 2>([case.tokens, 900]);
-        let mut dw = device.zeros::<f32, 3>([2, 900, 70]);
+        let mut y = device.zeros::<f32, 2>([case.tokens, 900]).unwrap();
+        let mut dw = device.zeros::<f32, 3>([2, 900, 70]).unwrap();
         let segments = plan.by_cluster().segments();
         device
             .run(GroupedGemm { x: x.view(), w: w.view(), segments, y: y.view_mut(), accumulate: false })

@@ -42,15 +42,15 @@ impl Inputs {
         let shapes = self.layer.weight_shapes();
         let weights: Vec<_> = memory.iter().zip(shapes).map(|(m, s)| View::new(m, s).unwrap()).collect();
         let x = narrow(&self.x);
-        let mut out = device.zeros::<f32, 2>([self.tokens, hidden]);
-        out.host_mut().fill(y);
+        let mut out = device.zeros::<f32, 2>([self.tokens, hidden]).unwrap();
+        out.host_mut().unwrap().fill(y);
         let mut saved = self.layer.saved(device, self.tokens).unwrap();
-        let mut ws = Workspace::new(device, &self.layer, self.tokens, false, 0);
+        let mut ws = Workspace::new(device, &self.layer, self.tokens, false, 0).unwrap();
         let x = View::new(&x, [self.tokens, hidden]).unwrap();
         let pass = Forward { device, router: ROUTER, x, y: out.view_mut() };
         self.layer.forward(pass, &weights, &mut saved, &mut ws).unwrap();
         assert_eq!(saved.stats().is_none(), self.layer.kind == FfnKind::Dense);
-        out.host().iter().map(|&v| f64::from(v)).collect()
+        out.host().unwrap().iter().map(|&v| f64::from(v)).collect()
     }
 }
 
@@ -92,13 +92,14 @@ fn flat_is_a_weighted_sum_of_the_likeliest_experts() {
 fn every_rule_is_checked() {
     let device = Device::cpu();
     let layer = Inputs::new(FfnKind::Clustered, 4).layer;
-    let tensors: Vec<Tensor<f32, 3>> = layer.weight_shapes().into_iter().map(|s| device.zeros(s)).collect();
+    let tensors: Vec<Tensor<f32, 3>> =
+        layer.weight_shapes().into_iter().map(|s| device.zeros(s).unwrap()).collect();
     let weights: Vec<_> = tensors.iter().map(|t| t.view()).collect();
     let forward = |tokens: usize, weights: &[View<'_, f32, 3>], saved_tokens, ws_tokens| {
-        let x = device.zeros::<f32, 2>([tokens, 6]);
-        let mut y = device.zeros::<f32, 2>([tokens, 6]);
+        let x = device.zeros::<f32, 2>([tokens, 6]).unwrap();
+        let mut y = device.zeros::<f32, 2>([tokens, 6]).unwrap();
         let mut saved = layer.saved(&device, saved_tokens).unwrap();
-        let mut ws = Workspace::new(&device, &layer, ws_tokens, true, 0);
+        let mut ws = Workspace::new(&device, &layer, ws_tokens, true, 0).unwrap();
         let pass = Forward { device: &device, router: ROUTER, x: x.view(), y: y.view_mut() };
         layer.forward(pass, weights, &mut saved, &mut ws)
     };
@@ -115,8 +116,9 @@ fn every_rule_is_checked() {
 
     // Saved activations of another form, and gradients that do not match the weights.
     let dense = Inputs::new(FfnKind::Dense, 4).layer;
-    let x = device.zeros::<f32, 2>([4, 6]);
-    let (mut y, mut ws) = (device.zeros::<f32, 2>([4, 6]), Workspace::new(&device, &layer, 4, true, 0));
+    let x = device.zeros::<f32, 2>([4, 6]).unwrap();
+    let (mut y, mut ws) =
+        (device.zeros::<f32, 2>([4, 6]).unwrap(), Workspace::new(&device, &layer, 4, true, 0).unwrap());
     let mut other = dense.saved(&device, 4).unwrap();
     let pass = Forward { device: &device, router: ROUTER, x: x.view(), y: y.view_mut() };
     assert_breaks(layer.forward(pass, &weights, &mut other, &mut ws), "of the layer's kind");

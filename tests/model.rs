@@ -46,8 +46,8 @@ fn perturbed(config: &ModelConfig, device: &Device) -> Model<f32> {
         for piece in 0..param.pieces.len() {
             let scale = if param.decay { 0.25 } else { 0.1 };
             let values: Vec<f32> =
-                param.get(piece).iter().map(|v| v + (scale * rng.normal()) as f32).collect();
-            param.set(piece, &values);
+                param.get(piece).unwrap().iter().map(|v| v + (scale * rng.normal()) as f32).collect();
+            param.set(piece, &values).unwrap();
         }
     }
     model
@@ -73,13 +73,13 @@ fn gradients_of_every_parameter_match_finite_differences() {
         let mut rng = Rng::new(3);
         for p in 0..model.params().len() {
             // Along a random direction of the whole tensor, so that rounding of the loss matters little.
-            let start = model.params()[p].weight.clone();
+            let start = model.params()[p].weight.to_vec().unwrap();
             let direction: Vec<f32> = rng.normals(start.len()).iter().map(|&v| v as f32).collect();
-            let grad = model.params()[p].state.as_ref().unwrap().grad.clone();
-            let want: f64 = grad.host().iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+            let grad = model.params()[p].state.as_ref().unwrap().grad.to_vec().unwrap();
+            let want: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
             let mut at = |step: f32| {
-                let weight = model.params_mut()[p].weight.host_mut();
-                weight.iter_mut().zip(start.host()).zip(&direction).for_each(|((w, s), d)| *w = s + step * d);
+                let weight = model.params_mut()[p].weight.host_mut().unwrap();
+                weight.iter_mut().zip(&start).zip(&direction).for_each(|((w, s), d)| *w = s + step * d);
                 mean_nll(&mut model, &ids)
             };
             // The loss jumps where a choice of the router changes: step until none does.
@@ -92,9 +92,9 @@ fn gradients_of_every_parameter_match_finite_differences() {
                 step /= 2.0;
                 assert!(step > 1e-5, "a choice of the router hangs on rounding");
             };
-            model.params_mut()[p].weight = start;
+            model.params_mut()[p].weight.copy_from(&start).unwrap();
             let name = &model.params()[p].pieces[0].name;
-            let scale = grad.host().iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+            let scale = grad.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
             let allowed = 0.01 * scale + 3e-7 / f64::from(step);
             assert!(
                 (got - want).abs() < allowed,
@@ -112,7 +112,7 @@ fn micro_batches_add_up_to_the_whole_batch() {
     let mut model = perturbed(&config, &Device::cpu());
     let pass = |ids, sequences, scale, accumulate| Pass { ids, sequences, scale, router: ROUTER, accumulate };
     let grads = |model: &Model<f32>| -> Vec<f32> {
-        model.params().iter().flat_map(|p| p.state.as_ref().unwrap().grad.host().to_vec()).collect()
+        model.params().iter().flat_map(|p| p.state.as_ref().unwrap().grad.host().unwrap().to_vec()).collect()
     };
     model.gradients(pass(&all, SEQUENCES, 1.0, false), |_, _| {}).unwrap();
     let whole = grads(&model);
@@ -186,7 +186,15 @@ fn bf16_storage_follows_f32() {
         // What is stored is the master copy, rounded.
         for param in trainer.model().params() {
             let master = param.state.as_ref().unwrap().master.as_ref().unwrap();
-            assert!(param.weight.host().iter().zip(master.host()).all(|(w, m)| *w == bf16::from_f32(*m)));
+            assert!(
+                param
+                    .weight
+                    .host()
+                    .unwrap()
+                    .iter()
+                    .zip(master.host().unwrap())
+                    .all(|(w, m)| *w == bf16::from_f32(*m))
+            );
         }
     }
 }
@@ -194,9 +202,9 @@ fn bf16_storage_follows_f32() {
 #[test]
 fn a_diverging_step_changes_nothing() {
     let (_, mut trainer) = losses::<f32>(&Device::cpu(), FfnKind::Clustered, 2, 1);
-    let poison = trainer.model().params()[1].weight.clone();
-    trainer.model_mut().params_mut()[1].weight.host_mut().fill(f32::INFINITY);
-    let before: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.host().to_vec()).collect();
+    let poison = trainer.model().params()[1].weight.to_vec().unwrap();
+    trainer.model_mut().params_mut()[1].weight.host_mut().unwrap().fill(f32::INFINITY);
+    let before: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.to_vec().unwrap()).collect();
     let batch = ids(&config(FfnKind::Clustered), 4);
     let failed = trainer.step(|_, out| {
         out.copy_from_slice(&batch);
@@ -204,9 +212,9 @@ fn a_diverging_step_changes_nothing() {
     });
     assert!(failed.unwrap_err().to_string().contains("diverged at step 3: loss is NaN"));
     assert_eq!(trainer.step_count(), 2);
-    let after: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.host().to_vec()).collect();
+    let after: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.to_vec().unwrap()).collect();
     assert!(before == after);
-    trainer.model_mut().params_mut()[1].weight = poison;
+    trainer.model_mut().params_mut()[1].weight.copy_from(&poison).unwrap();
     let repaired = trainer.step(|_, out| {
         out.copy_from_slice(&batch);
         Ok(())
@@ -221,7 +229,7 @@ fn evaluation_needs_no_training_state_and_agrees() {
         let mut trained = perturbed(&config, &Device::cpu());
         let mut lean = Model::<f32>::new(&config, &Device::cpu(), SEQUENCES, 0, false).unwrap();
         for (to, from) in lean.params_mut().iter_mut().zip(trained.params()) {
-            to.weight = from.weight.clone();
+            to.weight.copy_from(&from.weight.to_vec().unwrap()).unwrap();
         }
         let ids = ids(&config, 6);
         let mut slots = 0;

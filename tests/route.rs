@@ -30,11 +30,11 @@ fn sums(router: &Router, d: &Decision) -> (Vec<u32>, Vec<f64>, Vec<u32>, Vec<f64
 
 /// A routing full of values that a run must overwrite.
 fn dirty(device: &Device, router: &Router, tokens: usize) -> Routing {
-    let mut routing = Routing::new(device, tokens, router.topk, router.experts(), router.clusters);
-    routing.cluster.host_mut().fill(u32::MAX);
-    routing.expert.host_mut().fill(u32::MAX);
+    let mut routing = Routing::new(device, tokens, router.topk, router.experts(), router.clusters).unwrap();
+    routing.cluster.host_mut().unwrap().fill(u32::MAX);
+    routing.expert.host_mut().unwrap().fill(u32::MAX);
     for part in [&mut routing.weight, &mut routing.prob_cluster, &mut routing.prob_expert, &mut routing.lse] {
-        part.host_mut().fill(f32::NAN);
+        part.host_mut().unwrap().fill(f32::NAN);
     }
     routing.stats.skipped = 9;
     routing.stats.lse_squared = f64::NAN;
@@ -53,15 +53,15 @@ fn run_case<T: Elem>(router: &Router, x: &[f64], w: &[f64]) -> Decision {
         let mut routing = dirty(&device, router, tokens);
         let temperature = router.temperature as f32;
         device.run(Route { x: x.view(), w: w.view(), temperature, routing: &mut routing }).unwrap();
-        assert_eq!(routing.cluster.host(), want.cluster, "{name}");
-        assert_eq!(routing.expert.host(), want.expert, "{name}");
+        assert_eq!(routing.cluster.host().unwrap(), want.cluster, "{name}");
+        assert_eq!(routing.expert.host().unwrap(), want.expert, "{name}");
         for (part, got, want) in [
             ("weight", &routing.weight, &want.weight),
             ("p_g", &routing.prob_cluster, &want.prob_cluster),
             ("p_i|g", &routing.prob_expert, &want.prob_expert),
             ("lse", &routing.lse, &want.lse),
         ] {
-            close(&format!("{name}: {part}"), &wide(got.host()), want, 2e-6, 0.5);
+            close(&format!("{name}: {part}"), &wide(got.host().unwrap()), want, 2e-6, 0.5);
         }
         let (tokens_of, cluster_prob, slots, expert_prob) = sums(router, &want);
         let stats = &routing.stats;
@@ -121,12 +121,12 @@ fn weights_keep_the_cluster_probability_and_sum_to_it() {
         let mut routing = dirty(device, &router, 20);
         device.run(Route { x: x.view(), w: w.view(), temperature: 1.0, routing: &mut routing }).unwrap();
         for t in 0..20 {
-            let g = routing.cluster.host()[t] as usize;
-            let sum: f64 = wide(&routing.weight.host()[t * topk..][..topk]).iter().sum();
+            let g = routing.cluster.host().unwrap()[t] as usize;
+            let sum: f64 = wide(&routing.weight.host().unwrap()[t * topk..][..topk]).iter().sum();
             close(
                 "sum of weights",
                 &[sum],
-                &wide(&routing.prob_cluster.host()[t * clusters + g..][..1]),
+                &wide(&routing.prob_cluster.host().unwrap()[t * clusters + g..][..1]),
                 1e-6,
                 0.0,
             );
@@ -212,7 +212,7 @@ fn the_same_on_any_threads() {
         let mut r = dirty(device, &router, 300);
         device.run(Route { x: x.view(), w: w.view(), temperature: 0.9, routing: &mut r }).unwrap();
         let floats = [&r.weight, &r.prob_cluster, &r.prob_expert, &r.lse].map(common::guarded::bits);
-        (r.cluster.host().to_vec(), r.expert.host().to_vec(), floats, r.stats)
+        (r.cluster.host().unwrap().to_vec(), r.expert.host().unwrap().to_vec(), floats, r.stats)
     });
 }
 
@@ -221,7 +221,7 @@ fn every_rule_is_checked() {
     let device = &devices()[0];
     let run = |tokens: usize, [topk, experts, clusters]: [usize; 3], x: [usize; 2], w, temperature| {
         let (x, w) = (Guarded::<f32, 2>::nan(x), Guarded::<f32, 2>::nan(w));
-        let routing = &mut Routing::new(device, tokens, topk, experts, clusters);
+        let routing = &mut Routing::new(device, tokens, topk, experts, clusters).unwrap();
         device.run(Route { x: x.view(), w: w.view(), temperature, routing })
     };
     run(3, [2, 4, 2], [3, 5], [6, 5], 1.0).unwrap();

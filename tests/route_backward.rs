@@ -52,7 +52,7 @@ impl<T: Elem> Case<T> {
         let Router { hidden, clusters, topk, .. } = self.router;
         let (logits, temperature) = (self.router.logits(), self.router.temperature as f32);
         let (x, w) = (self.x.view(), self.w.view());
-        let mut routing = Routing::new(device, self.tokens, topk, self.router.experts(), clusters);
+        let mut routing = Routing::new(device, self.tokens, topk, self.router.experts(), clusters).unwrap();
         device.run(Route { x, w, temperature, routing: &mut routing }).unwrap();
         let mut out = Gradient {
             dlogits: Guarded::nan([self.tokens, logits]),
@@ -210,7 +210,8 @@ fn every_rule_is_checked() {
             accumulate: false,
         })
     };
-    let run = |replace, temperature| run_with(Routing::new(device, 3, 2, 4, 2), replace, temperature);
+    let run =
+        |replace, temperature| run_with(Routing::new(device, 3, 2, 4, 2).unwrap(), replace, temperature);
     run(None, 1.0).unwrap();
     assert_breaks(run(Some((0, [4, 5])), 1.0), "x[0] == routing.tokens()");
     assert_breaks(run(Some((1, [5, 5])), 1.0), "w == [logits, x[1]]");
@@ -222,26 +223,26 @@ fn every_rule_is_checked() {
 
     // The parts of a routing are public: any of them may be replaced or overwritten.
     let broken: [fn(&mut Routing); 7] = [
-        |r| r.expert = Device::cpu().zeros([2, 2]),
-        |r| r.weight = Device::cpu().zeros([3, 1]),
-        |r| r.prob_cluster = Device::cpu().zeros([2, 2]),
-        |r| r.prob_expert = Device::cpu().zeros([4, 2]),
-        |r| r.lse = Device::cpu().zeros([3, 1]),
+        |r| r.expert = Device::cpu().zeros([2, 2]).unwrap(),
+        |r| r.weight = Device::cpu().zeros([3, 1]).unwrap(),
+        |r| r.prob_cluster = Device::cpu().zeros([2, 2]).unwrap(),
+        |r| r.prob_expert = Device::cpu().zeros([4, 2]).unwrap(),
+        |r| r.lse = Device::cpu().zeros([3, 1]).unwrap(),
         |r| r.stats.cluster_tokens.clear(),
         |r| r.stats.expert_prob.push(0.0),
     ];
     for change in broken {
-        let mut routing = Routing::new(device, 3, 2, 4, 2);
+        let mut routing = Routing::new(device, 3, 2, 4, 2).unwrap();
         change(&mut routing);
         assert_breaks(run_with(routing, None, 1.0), "routing.is_whole()");
     }
     let misplaced: [fn(&mut Routing); 3] = [
-        |r| r.cluster.host_mut()[2] = 2,
-        |r| r.cluster.host_mut()[0] = 1,
-        |r| r.expert.host_mut()[5] = u32::MAX,
+        |r| r.cluster.host_mut().unwrap()[2] = 2,
+        |r| r.cluster.host_mut().unwrap()[0] = 1,
+        |r| r.expert.host_mut().unwrap()[5] = u32::MAX,
     ];
     for change in misplaced {
-        let mut routing = Routing::new(device, 3, 2, 4, 2);
+        let mut routing = Routing::new(device, 3, 2, 4, 2).unwrap();
         change(&mut routing);
         assert_breaks(run_with(routing, None, 1.0), "misplaced.is_none()");
     }

@@ -1,6 +1,8 @@
 //! The parameters of the kernels: written by `cargo xtask bindings` from `kernels/*.h`.
 #![allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::all)]
 
+pub const GLOBAL_NORM_CHUNK: u32 = 32768;
+pub const RMS_NORM_PARTIAL_ROWS: u32 = 32;
 #[doc = " How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.\n\n A kernel over the rows of a matrix gets `threads` threads a block and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what\n grid they want."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -511,12 +513,13 @@ const _: () = {
         [::core::mem::offset_of!(ExpandFoldParams, accumulate) - 76usize];
 };
 #[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched with ceil(len / tile.columns) blocks along x of the tile `moe_global_norm_launch`."]
+#[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched by the tile `moe_global_norm_launch` with ceil(len / GLOBAL_NORM_CHUNK) blocks along x."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GlobalNormParams {
     #[doc = " [len], f32"]
     pub grad: u64,
-    #[doc = " [ceil(len / tile.columns)], f64: this tensor's part of the workspace"]
+    #[doc = " [ceil(len / GLOBAL_NORM_CHUNK)], f64: this tensor's part of the workspace"]
     pub partial: u64,
     pub len: u64,
 }
@@ -529,7 +532,7 @@ const _: () = {
         [::core::mem::offset_of!(GlobalNormParams, partial) - 8usize];
     ["Offset of field: GlobalNormParams::len"][::core::mem::offset_of!(GlobalNormParams, len) - 16usize];
 };
-#[doc = " norm = sqrt(sum of partial). Parameters of `moe_global_norm_root`, also without tensors; launched with one block of\n the tile `moe_global_norm_root_launch`."]
+#[doc = " norm = sqrt(sum of partial). Parameters of `moe_global_norm_root`, also without tensors; launched by the tile\n `moe_global_norm_root_launch` with one block."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct GlobalNormRootParams {
@@ -714,7 +717,7 @@ const _: () = {
     ["Offset of field: RmsNormParams::eps"][::core::mem::offset_of!(RmsNormParams, eps) - 56usize];
     ["Offset of field: RmsNormParams::unused"][::core::mem::offset_of!(RmsNormParams, unused) - 60usize];
 };
-#[doc = " With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each\n block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`;\n `partial` has as many rows as the grid has blocks."]
+#[doc = " With n = x inv_rms and g = dy gain: dx = inv_rms (g - n mean(g n)), and the sums of dy n over the rows of each\n block. Parameters of `moe_rms_norm_backward_*`; launched by the tile `moe_rms_norm_backward_launch` over `rows`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RmsNormBackwardParams {
@@ -728,7 +731,7 @@ pub struct RmsNormBackwardParams {
     pub inv_rms: u64,
     #[doc = " [rows, hidden]"]
     pub dx: u64,
-    #[doc = " [ceil(rows / tile.rows), hidden], f32, contiguous, 16-byte aligned: workspace"]
+    #[doc = " [ceil(rows / RMS_NORM_PARTIAL_ROWS), hidden], f32, contiguous: workspace"]
     pub partial: u64,
     pub dy_stride: u64,
     pub x_stride: u64,
@@ -773,7 +776,7 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RmsNormDgainParams {
-    #[doc = " [partials, hidden], f32, contiguous"]
+    #[doc = " [partials, hidden], f32, contiguous: of moe_rms_norm_backward_*"]
     pub partial: u64,
     #[doc = " [hidden], f32"]
     pub dgain: u64,

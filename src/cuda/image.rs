@@ -19,7 +19,6 @@ pub(crate) struct Image {
 }
 
 /// Every image, by file.
-#[allow(dead_code)] // global_norm, embedding and cross_entropy are launched once their operations take views of ids
 pub(crate) mod images {
     use super::Image;
     include!(concat!(env!("OUT_DIR"), "/images.rs"));

@@ -127,6 +127,55 @@ impl Cuda {
         self.inner.stream.clone_dtoh(slice).map_err(failed("copying from the device"))
     }
 
+    /// Copies elements of a slice from `start` on, after everything enqueued before. Panics if there are fewer: for
+    /// internal use.
+    pub(crate) fn read<T: DeviceRepr>(&self, slice: &CudaSlice<T>, start: usize, to: &mut [T]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let part = slice.slice(start..start + to.len());
+        self.inner.stream.memcpy_dtoh(&part, to).map_err(failed("copying from the device"))
+    }
+
+    /// Overwrites elements of a slice from `start` on. Panics if there are fewer: for internal use.
+    pub(crate) fn write<T: DeviceRepr>(
+        &self,
+        slice: &mut CudaSlice<T>,
+        start: usize,
+        from: &[T],
+    ) -> Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let mut part = slice.slice_mut(start..start + from.len());
+        self.inner.stream.memcpy_htod(from, &mut part).map_err(failed("copying to the device"))
+    }
+
+    /// The first of `len` elements of a slice, row-major. Panics if the shape has more: for internal use.
+    pub(crate) fn front<'a, T, const N: usize>(
+        &self,
+        slice: &'a CudaSlice<T>,
+        len: usize,
+        shape: [usize; N],
+    ) -> View<'a, T, N> {
+        let (address, _guard) = slice.device_ptr(&self.inner.stream);
+        // SAFETY: the first elements lie in the slice, which is borrowed for 'a.
+        unsafe { View::front_on_device((address, len.min(slice.len())), shape, self.ordinal()) }
+    }
+
+    /// As [`Cuda::front`], to write.
+    pub(crate) fn front_mut<'a, T, const N: usize>(
+        &self,
+        slice: &'a mut CudaSlice<T>,
+        len: usize,
+        shape: [usize; N],
+    ) -> ViewMut<'a, T, N> {
+        let len = len.min(slice.len());
+        let (address, _guard) = slice.device_ptr_mut(&self.inner.stream);
+        // SAFETY: the first elements lie in the slice, which is borrowed mutably for 'a.
+        unsafe { ViewMut::front_on_device((address, len), shape, self.ordinal()) }
+    }
+
     /// A view of a slice from element `offset` on; see [`View::strided`].
     pub fn view<'a, T, const N: usize>(
         &self,

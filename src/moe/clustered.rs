@@ -69,10 +69,10 @@ pub(super) fn forward<T: Elem>(
 ) -> Result<()> {
     let Forward { device, router, x, y } = pass;
     let Saved { routing, plan, bp, hq } = saved;
-    routing.resize(x.dim(0));
+    routing.resize(x.dim(0))?;
     device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
     plan.resize(x.dim(0))?;
-    plan.build(routing.cluster.host(), routing.expert.host())?;
+    plan.build(routing.cluster.host()?, routing.expert.host()?)?;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
     let (mut xs, mut ys) = (ws.rows_a, ws.rows_b);
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);

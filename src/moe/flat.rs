@@ -56,10 +56,10 @@ pub(super) fn forward<T: Elem>(
 ) -> Result<()> {
     let Forward { device, router, x, y } = pass;
     let Saved { routing, plan, z } = saved;
-    routing.resize(x.dim(0));
+    routing.resize(x.dim(0))?;
     device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
     plan.resize(x.dim(0))?;
-    plan.build(routing.cluster.host(), routing.expert.host())?;
+    plan.build(routing.cluster.host()?, routing.expert.host()?)?;
     let (order, segments) = (plan.by_expert(), plan.by_expert().segments());
     let weights = Some(SlotWeights { weight: routing.weight.view(), order });
     let (mut xs, mut ys, mut h) = (ws.rows_a, ws.rows_b, ws.wide);

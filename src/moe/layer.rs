@@ -92,17 +92,17 @@ impl Layer {
         let routing = || Routing::new(device, tokens, topk, experts, clusters);
         let plan = || Plan::new(tokens, topk, experts, clusters);
         Ok(match self.kind {
-            FfnKind::Dense => Saved::Dense(dense::Saved { z: device.zeros([tokens, 2 * inner]) }),
+            FfnKind::Dense => Saved::Dense(dense::Saved { z: device.zeros([tokens, 2 * inner])? }),
             FfnKind::Flat => Saved::Flat(flat::Saved {
-                routing: routing(),
+                routing: routing()?,
                 plan: plan()?,
-                z: device.zeros([tokens * topk, 2 * inner]),
+                z: device.zeros([tokens * topk, 2 * inner])?,
             }),
             FfnKind::Clustered => Saved::Clustered(clustered::Saved {
-                routing: routing(),
+                routing: routing()?,
                 plan: plan()?,
-                bp: device.zeros([tokens, 2 * inner + 2 * factors]),
-                hq: device.zeros([tokens, inner + factors]),
+                bp: device.zeros([tokens, 2 * inner + 2 * factors])?,
+                hq: device.zeros([tokens, inner + factors])?,
             }),
         })
     }

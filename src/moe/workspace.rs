@@ -3,7 +3,8 @@
 use super::Shape;
 use super::layer::{FfnKind, Layer};
 use crate::device::Device;
-use crate::elem::Elem;
+use crate::elem::{Elem, Plain};
+use crate::error::Result;
 use crate::ops::ExpandBackward;
 use crate::tensor::Tensor;
 use crate::view::ViewMut;
@@ -44,7 +45,7 @@ fn rows(kind: FfnKind, shape: &Shape, tokens: usize) -> usize {
 impl<T: Elem> Workspace<T> {
     /// Buffers for batches of up to `tokens` tokens; `train` adds those of the backward. `lent` is the least
     /// size of what [`Workspace::lend`] gives.
-    pub fn new(device: &Device, layer: &Layer, tokens: usize, train: bool, lent: usize) -> Self {
+    pub fn new(device: &Device, layer: &Layer, tokens: usize, train: bool, lent: usize) -> Result<Self> {
         let (kind, shape) = (layer.kind, &layer.shape);
         let rows = rows(kind, shape, tokens);
         let routed = kind != FfnKind::Dense;
@@ -53,15 +54,15 @@ impl<T: Elem> Workspace<T> {
         let wide = if kind == FfnKind::Clustered && !train { 0 } else { rows * (inner + shape.factors()) };
         let when = |needed: bool, len: usize| if needed { len } else { 0 };
         let partial = ExpandBackward::<T>::workspace_len(tokens, experts, clusters, inner, rank);
-        Workspace {
-            rows_a: device.zeros([when(routed, rows * hidden)]),
-            rows_b: device.zeros([when(routed, rows * hidden)]),
-            wide: device.zeros([wide.max(lent)]),
-            dlogits: device.zeros([when(routed && train, tokens * shape.logits())]),
-            dweight: device.zeros([when(routed && train, tokens * topk)]),
-            partial: device.zeros([when(train, partial)]),
+        Ok(Workspace {
+            rows_a: device.zeros([when(routed, rows * hidden)])?,
+            rows_b: device.zeros([when(routed, rows * hidden)])?,
+            wide: device.zeros([wide.max(lent)])?,
+            dlogits: device.zeros([when(routed && train, tokens * shape.logits())])?,
+            dweight: device.zeros([when(routed && train, tokens * topk)])?,
+            partial: device.zeros([when(train, partial)])?,
             tokens,
-        }
+        })
     }
 
     /// The largest buffer, whose contents no pass of a layer relies on: for work between layers.
@@ -97,7 +98,7 @@ impl<T: Elem> Workspace<T> {
 
 /// The front of a buffer as a matrix; no rows where the buffer was not made (a pass that needs it is refused
 /// by its operation's shape rules).
-fn as_matrix<E: bytemuck::Pod>(buffer: &mut Tensor<E, 1>, rows: usize, cols: usize) -> ViewMut<'_, E, 2> {
+fn as_matrix<E: Plain>(buffer: &mut Tensor<E, 1>, rows: usize, cols: usize) -> ViewMut<'_, E, 2> {
     let fits = buffer.len() >= rows * cols;
     buffer.front_mut([if fits { rows } else { 0 }, cols])
 }

@@ -144,8 +144,7 @@ impl<T: Elem> Op for Attention<'_, T> {
         let lse = self.lse.cut(0, &(0..=self.heads).collect::<Vec<_>>());
         let lse: Vec<_> = lse.into_iter().flat_map(|head| head.cut(1, &layout.bounds().0)).collect();
         let tasks = layout.starts().into_par_iter().zip(layout.cut(self.out)).zip(lse).with_max_len(1);
-        tasks.for_each(|(((row, col), out), lse)| head(layout.parts(row, col), layout.scale(), out, lse));
-        Ok(())
+        tasks.try_for_each(|(((row, col), out), lse)| head(layout.parts(row, col), layout.scale(), out, lse))
     }
 }
 
@@ -155,11 +154,11 @@ fn head<T: Elem>(
     scale: f32,
     mut out: ViewMut<'_, T, 2>,
     mut lse: ViewMut<'_, f32, 2>,
-) {
+) -> Result<()> {
     let [seq, head_dim] = out.shape();
-    let mut scores = scratch(QUERIES.min(seq), seq);
-    let mut sums = Tensor::<f32, 2>::zeros([QUERIES.min(seq), head_dim]);
-    let keys = transposed(k);
+    let mut scores = scratch(QUERIES.min(seq), seq)?;
+    let mut sums = Tensor::<f32, 2>::zeros([QUERIES.min(seq), head_dim])?;
+    let keys = transposed(k)?;
     let lse = lse.row_mut(0);
     for start in (0..seq).step_by(QUERIES) {
         let end = (start + QUERIES).min(seq);
@@ -186,26 +185,27 @@ fn head<T: Elem>(
             }
         });
     }
+    Ok(())
 }
 
 /// Zeros whose rows are a little apart: rows a power of two apart would share a few
 /// sets of the cache.
-pub(super) fn scratch(rows: usize, cols: usize) -> Tensor<f32, 2> {
+pub(super) fn scratch(rows: usize, cols: usize) -> Result<Tensor<f32, 2>> {
     Tensor::zeros([rows, cols.next_multiple_of(16) + 16])
 }
 
 /// The transpose in f32, once a head: products with it need no packing, which would be done for each tile.
-pub(super) fn transposed<T: Elem>(x: View<'_, T, 2>) -> Tensor<f32, 2> {
+pub(super) fn transposed<T: Elem>(x: View<'_, T, 2>) -> Result<Tensor<f32, 2>> {
     const BLOCK: usize = 16;
     let [rows, cols] = x.shape();
-    let mut out = scratch(cols, rows);
+    let mut out = scratch(cols, rows)?;
     let stride = out.shape()[1];
-    for (block, values) in out.host_mut().chunks_mut(BLOCK * stride).enumerate() {
+    for (block, values) in out.host_mut()?.chunks_mut(BLOCK * stride).enumerate() {
         let start = block * BLOCK;
         for row in 0..rows {
             let column = values[row..].iter_mut().step_by(stride);
             column.zip(&x.row(row)[start..]).for_each(|(out, v)| *out = v.to_f32());
         }
     }
-    out
+    Ok(out)
 }

@@ -78,7 +78,7 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
             return Ok(());
         };
         let gradients = layout.cut(dq).into_par_iter().zip(layout.cut(dk)).zip(layout.cut(dv));
-        layout.starts().into_par_iter().zip(gradients).with_max_len(1).for_each(
+        layout.starts().into_par_iter().zip(gradients).with_max_len(1).try_for_each(
             |((row, col), ((dq, dk), dv))| {
                 let [q, k, v] = layout.parts(row, col);
                 let rows = row..row + layout.seq;
@@ -92,10 +92,9 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
                     lse: &self.lse.row(col / layout.head_dim())[rows],
                     scale: layout.scale(),
                 };
-                head.backward(dq, dk, dv);
+                head.backward(dq, dk, dv)
             },
-        );
-        Ok(())
+        )
     }
 }
 
@@ -111,12 +110,17 @@ struct Head<'a, T> {
 }
 
 impl<T: Elem> Head<'_, T> {
-    fn backward(&self, mut dq: ViewMut<'_, T, 2>, dk: ViewMut<'_, T, 2>, dv: ViewMut<'_, T, 2>) {
+    fn backward(
+        &self,
+        mut dq: ViewMut<'_, T, 2>,
+        dk: ViewMut<'_, T, 2>,
+        dv: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
         let [seq, head_dim] = self.q.shape();
-        let mut tiles = [(); 2].map(|()| scratch(QUERIES.min(seq), seq));
+        let mut tiles = [scratch(QUERIES.min(seq), seq)?, scratch(QUERIES.min(seq), seq)?];
         // A key collects from every tile of queries: in f32, rounded to `T` once.
-        let [mut sum_k, mut sum_v] = [(); 2].map(|()| Tensor::<f32, 2>::zeros([seq, head_dim]));
-        let (keys, values) = (transposed(self.k), transposed(self.v));
+        let (mut sum_k, mut sum_v) = (Tensor::zeros([seq, head_dim])?, Tensor::zeros([seq, head_dim])?);
+        let (keys, values) = (transposed(self.k)?, transposed(self.v)?);
         for start in (0..seq).step_by(QUERIES) {
             let end = (start + QUERIES).min(seq);
             let [mut p, mut ds] =
@@ -142,16 +146,17 @@ impl<T: Elem> Head<'_, T> {
             multiply(sum_k.view_mut().narrow(0, 0..end), true, Mat::t(ds.as_view()), q);
             multiply(sum_v.view_mut().narrow(0, 0..end), true, Mat::t(p.as_view()), dout);
         }
-        store(&sum_k, dk);
-        store(&sum_v, dv);
+        store(sum_k.view(), dk);
+        store(sum_v.view(), dv);
+        Ok(())
     }
 }
 
 /// Rounds sums into their place.
-fn store<T: Elem>(sums: &Tensor<f32, 2>, mut out: ViewMut<'_, T, 2>) {
+fn store<T: Elem>(sums: View<'_, f32, 2>, mut out: ViewMut<'_, T, 2>) {
     vectorize!(|| {
-        for (i, sums) in sums.host().chunks_exact(out.dim(1)).enumerate() {
-            out.row_mut(i).iter_mut().zip(sums).for_each(|(o, &s)| *o = T::from_f32(s));
+        for i in 0..out.dim(0) {
+            out.row_mut(i).iter_mut().zip(sums.row(i)).for_each(|(o, &s)| *o = T::from_f32(s));
         }
     });
 }

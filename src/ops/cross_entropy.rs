@@ -3,8 +3,11 @@
 use rayon::prelude::*;
 
 use super::Op;
+use super::embedding::check_ids;
 use crate::cpu::bounds;
 use crate::cpu::math::{exp, sum_by, vectorize};
+#[cfg(feature = "cuda")]
+use crate::cuda::{CrossEntropyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -13,17 +16,24 @@ use crate::view::{View, ViewMut};
 /// Rows per task.
 const ROWS: usize = 32;
 
+#[cfg(feature = "cuda")]
+const CROSS_ENTROPY: Kernel =
+    Kernel { image: &images::CROSS_ENTROPY, name: "cross_entropy", tile: "moe_cross_entropy_launch" };
+
 /// `loss[p] = -ln softmax(logits[p])[targets[p]]`, and the gradient of `scale sum(loss)` over the logits:
 /// `logits[p] <- scale (softmax(logits[p]) - onehot(targets[p]))`.
 ///
 /// A NaN or infinite logit gives a loss that is not finite, except minus infinity off the target, which
 /// means probability zero.
+///
+/// A target that is not below `vocab` is an error where the host can see it; on a CUDA device its loss and gradient become
+/// NaN.
 #[derive(Debug)]
 pub struct CrossEntropy<'a, T> {
     /// `[rows, vocab]`: logits in, their gradient out.
     pub logits: ViewMut<'a, T, 2>,
     /// `[rows]`, each below `vocab`.
-    pub targets: &'a [u32],
+    pub targets: View<'a, u32, 1>,
     /// Weight of every row in the gradient, for example `1 / rows`.
     pub scale: f32,
     /// `[rows]`, f32, in nats, not scaled.
@@ -36,18 +46,21 @@ pub struct NegLogLikelihood<'a, T> {
     /// `[rows, vocab]`.
     pub logits: View<'a, T, 2>,
     /// `[rows]`, each below `vocab`.
-    pub targets: &'a [u32],
+    pub targets: View<'a, u32, 1>,
     /// `[rows]`, f32, in nats.
     pub loss: ViewMut<'a, f32, 1>,
 }
 
 /// The rules both operations share.
-fn check_rows(op: &'static str, logits: [usize; 2], targets: &[u32], loss: [usize; 1]) -> Result<()> {
-    ensure!(op, targets.len() == logits[0], targets = targets.len(), logits = logits);
+fn check_rows(
+    op: &'static str,
+    logits: [usize; 2],
+    targets: View<'_, u32, 1>,
+    loss: [usize; 1],
+) -> Result<()> {
+    ensure!(op, targets.shape() == [logits[0]], targets = targets.shape(), logits = logits);
     ensure!(op, loss == [logits[0]], loss = loss, logits = logits);
-    let max = targets.iter().max();
-    ensure!(op, targets.iter().all(|&t| (t as usize) < logits[1]), max = max, logits = logits);
-    Ok(())
+    check_ids(op, targets, logits[1])
 }
 
 impl<T: Elem> Op for CrossEntropy<'_, T> {
@@ -62,7 +75,7 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
     }
 
     fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.targets.dim(0) == 0
     }
 
     fn flops(&self) -> u64 {
@@ -75,7 +88,7 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let (targets, scale) = (self.targets, self.scale);
+        let (targets, scale) = (self.targets.as_slice(), self.scale);
         let rows = bounds(targets.len(), ROWS);
         let bands = self.logits.cut(0, &rows).into_par_iter().zip(self.loss.cut(0, &rows));
         bands.zip(rows.par_windows(2)).for_each(|((mut logits, mut loss), rows)| {
@@ -92,6 +105,24 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, vocab] = self.logits.shape();
+        let params = CrossEntropyParams {
+            logits: self.logits.address(),
+            targets: self.targets.address(),
+            loss: self.loss.address(),
+            logits_stride: self.logits.stride(0),
+            rows: rows as u32,
+            vocab: vocab as u32,
+            scale: self.scale,
+            gradient: 1,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`); the kernel looks at no
+        // logit that is not below `vocab`.
+        unsafe { device.over_rows(CROSS_ENTROPY, T::DTYPE, [rows, vocab], &params) }
+    }
 }
 
 impl<T: Elem> Op for NegLogLikelihood<'_, T> {
@@ -106,7 +137,7 @@ impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     }
 
     fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.targets.dim(0) == 0
     }
 
     fn flops(&self) -> u64 {
@@ -119,15 +150,32 @@ impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let rows = bounds(self.targets.len(), ROWS);
+        let (targets, rows) = (self.targets.as_slice(), bounds(self.targets.dim(0), ROWS));
         let bands = self.loss.cut(0, &rows).into_par_iter();
         bands.zip(rows.par_windows(2)).for_each(|(mut loss, rows)| {
             let mut exps = vec![0f32; self.logits.dim(1)];
             for (loss, p) in loss.as_slice_mut().iter_mut().zip(rows[0]..rows[1]) {
-                (*loss, _) = nll(self.logits.row(p), self.targets[p] as usize, &mut exps);
+                (*loss, _) = nll(self.logits.row(p), targets[p] as usize, &mut exps);
             }
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, vocab] = self.logits.shape();
+        let params = CrossEntropyParams {
+            logits: self.logits.address(),
+            targets: self.targets.address(),
+            loss: self.loss.address(),
+            logits_stride: self.logits.stride(0),
+            rows: rows as u32,
+            vocab: vocab as u32,
+            scale: 0.0,
+            gradient: 0,
+        };
+        // SAFETY: as for [`CrossEntropy`]; without `gradient` the logits are only read.
+        unsafe { device.over_rows(CROSS_ENTROPY, T::DTYPE, [rows, vocab], &params) }
     }
 }
 

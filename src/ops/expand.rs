@@ -29,6 +29,9 @@ const CHUNK: usize = 512;
 /// Rows are in cluster order; `K = experts / clusters`. Columns of expert number `i` of the cluster:
 /// `2 inner + 2 rank i ..` in `bp` (gate factor, then up factor), `inner + rank i ..` in `hq`; columns of `Q`
 /// that belong to no chosen expert are zero.
+///
+/// A CUDA device rounds `h` to `T` before it multiplies it by `A2`, as `dz` before all its products in the gradient;
+/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks.
 #[derive(Debug)]
 pub struct Expand<'a, T> {
     /// `[tokens, 2 inner + 2 K rank]`: gate and up of the base, then `P`, in cluster order.

@@ -5,6 +5,10 @@ use rayon::prelude::*;
 use super::Op;
 use crate::cpu::math::{LANES, vectorize};
 use crate::cpu::pieces;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParams, Kernel, images};
+#[cfg(feature = "cuda")]
+use crate::elem::DType;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::view::{View, ViewMut};
@@ -12,26 +16,48 @@ use crate::view::{View, ViewMut};
 /// Elements per partial sum.
 const CHUNK: usize = 1 << 15;
 
+#[cfg(feature = "cuda")]
+const _: () = assert!(CHUNK == GLOBAL_NORM_CHUNK as usize, "the kernels' workspace");
+#[cfg(feature = "cuda")]
+const PARTIAL: Kernel =
+    Kernel { image: &images::GLOBAL_NORM, name: "global_norm", tile: "moe_global_norm_launch" };
+#[cfg(feature = "cuda")]
+const ROOT: Kernel =
+    Kernel { image: &images::GLOBAL_NORM, name: "global_norm", tile: "moe_global_norm_root_launch" };
+
 /// `norm = sqrt(sum of squares over all elements of all tensors)`, summed in f64.
 ///
-/// Not finite exactly when an element is not, or when the norm itself is above the range of f32.
+/// Not finite exactly when an element is not, or when the norm itself is above the range of f32. On a CUDA device it is
+/// a launch for each tensor, and one more.
 #[derive(Debug)]
 pub struct GlobalNorm<'a> {
     /// Any number of tensors, each flat.
     pub grads: Vec<View<'a, f32, 1>>,
     /// `[1]`.
     pub norm: ViewMut<'a, f32, 1>,
+    /// Partial sums: [`GlobalNorm::workspace_len`] elements or more.
+    pub workspace: ViewMut<'a, f64, 1>,
+}
+
+impl GlobalNorm<'_> {
+    /// Elements of workspace for tensors of these lengths: a partial sum for every started 32,768 elements of each.
+    pub fn workspace_len(lens: impl IntoIterator<Item = usize>) -> usize {
+        lens.into_iter().map(|len| len.div_ceil(CHUNK)).sum()
+    }
 }
 
 impl Op for GlobalNorm<'_> {
     const NAME: &'static str = "global_norm";
 
     fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: grads, norm)
+        misplaced!(self at place: grads, norm, workspace)
     }
 
     fn check(&self) -> Result<()> {
         ensure!(Self::NAME, self.norm.shape() == [1], norm = self.norm.shape());
+        let need = Self::workspace_len(self.grads.iter().map(|g| g.dim(0)));
+        let workspace = self.workspace.dim(0);
+        ensure!(Self::NAME, workspace >= need, workspace = workspace, need = need);
         Ok(())
     }
 
@@ -54,12 +80,35 @@ impl Op for GlobalNorm<'_> {
             .grads
             .iter()
             .flat_map(|grad| pieces(grad.dim(0), CHUNK).into_iter().map(|piece| &grad.as_slice()[piece]))
+            .filter(|chunk| !chunk.is_empty())
             .collect();
-        let partial: Vec<f64> =
-            chunks.into_par_iter().map(|chunk| vectorize!(|| sum_of_squares(chunk))).collect();
+        let partial = &mut self.workspace.as_slice_mut()[..chunks.len()];
+        let sums = partial.par_iter_mut().zip(chunks);
+        sums.for_each(|(sum, chunk)| *sum = vectorize!(|| sum_of_squares(chunk)));
         let sum = partial.iter().fold(0.0, |sum, p| sum + p);
         self.norm.as_slice_mut()[0] = f64::sqrt(sum) as f32;
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let mut partials = 0;
+        for grad in self.grads.iter().filter(|g| g.dim(0) > 0) {
+            let (len, blocks) = (grad.dim(0), grad.dim(0).div_ceil(CHUNK));
+            let partial = self.workspace.as_view().narrow(0, partials..partials + blocks);
+            let params =
+                GlobalNormParams { grad: grad.address(), partial: partial.address(), len: len as u64 };
+            // SAFETY: the views are on this device (`misplaced`) and the workspace is large enough (`check`).
+            unsafe { device.launch(PARTIAL, DType::F32.variant(), [blocks, 1, 1], &params)? };
+            partials += blocks;
+        }
+        let params = GlobalNormRootParams {
+            partial: self.workspace.address(),
+            norm: self.norm.address(),
+            partials: partials as u64,
+        };
+        // SAFETY: as above; so many partial sums were written by the kernels before.
+        unsafe { device.launch(ROOT, "root", [1, 1, 1], &params) }
     }
 }
 

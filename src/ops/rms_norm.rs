@@ -6,17 +6,29 @@ use super::Op;
 use crate::cpu::bounds;
 use crate::cpu::math::{dot, sum_by, vectorize};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, Kernel, RmsNormParams, images};
+use crate::cuda::{
+    Cuda, Kernel, RMS_NORM_PARTIAL_ROWS, RmsNormBackwardParams, RmsNormDgainParams, RmsNormParams, images,
+};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
 use crate::view::{View, ViewMut};
 
-/// Rows per task, and per partial sum of the gain's gradient.
+/// Rows per task of the forward.
 const ROWS: usize = 128;
+/// Rows per task of the backward, and per partial sum of the gain's gradient.
+const PARTIAL_ROWS: usize = 32;
 
 #[cfg(feature = "cuda")]
+const _: () = assert!(PARTIAL_ROWS == RMS_NORM_PARTIAL_ROWS as usize, "the kernels' workspace");
+#[cfg(feature = "cuda")]
 const RMS_NORM: Kernel = Kernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_launch" };
+#[cfg(feature = "cuda")]
+const BACKWARD: Kernel =
+    Kernel { image: &images::RMS_NORM, name: "rms_norm_backward", tile: "moe_rms_norm_backward_launch" };
+#[cfg(feature = "cuda")]
+const DGAIN: Kernel =
+    Kernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_dgain_launch" };
 
 /// `y = x gain / rms(x)` with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
 #[derive(Debug)]
@@ -53,6 +65,15 @@ pub struct RmsNormBackward<'a, T> {
     pub dgain: ViewMut<'a, f32, 1>,
     /// Add to `dgain` instead of overwriting it.
     pub accumulate: bool,
+    /// Partial sums of `dgain`: [`RmsNormBackward::workspace_len`] elements or more.
+    pub workspace: ViewMut<'a, f32, 1>,
+}
+
+impl<T> RmsNormBackward<'_, T> {
+    /// Elements of workspace: a partial sum for every started 32 rows.
+    pub fn workspace_len(rows: usize, hidden: usize) -> usize {
+        rows.div_ceil(PARTIAL_ROWS) * hidden
+    }
 }
 
 impl<T: Elem> Op for RmsNorm<'_, T> {
@@ -127,17 +148,20 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
     const NAME: &'static str = "rms_norm_backward";
 
     fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, gain, inv_rms, dx, dgain)
+        misplaced!(self at place: dy, x, gain, inv_rms, dx, dgain, workspace)
     }
 
     fn check(&self) -> Result<()> {
         let (x, dy, dx, gain) = (self.x.shape(), self.dy.shape(), self.dx.shape(), self.gain.shape());
         ensure!(Self::NAME, x[1] >= 1, x = x);
+        ensure!(Self::NAME, x[0].max(x[1]) <= u32::MAX as usize, x = x);
         ensure!(Self::NAME, dy == x, dy = dy, x = x);
         ensure!(Self::NAME, dx == x, dx = dx, x = x);
         ensure!(Self::NAME, gain == [x[1]], gain = gain, x = x);
         ensure!(Self::NAME, self.dgain.shape() == gain, dgain = self.dgain.shape(), gain = gain);
         ensure!(Self::NAME, self.inv_rms.shape() == [x[0]], inv_rms = self.inv_rms.shape(), x = x);
+        let (workspace, need) = (self.workspace.dim(0), Self::workspace_len(x[0], x[1]));
+        ensure!(Self::NAME, workspace >= need, workspace = workspace, need = need);
         Ok(())
     }
 
@@ -157,12 +181,13 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
     }
 
     fn cpu(mut self) -> Result<()> {
-        let rows = bounds(self.x.dim(0), ROWS);
+        let rows = bounds(self.x.dim(0), PARTIAL_ROWS);
         let (x, dy, hidden, add) = (self.x, self.dy, self.x.dim(1), self.accumulate_dx);
         let (gain, inv_rms) = (self.gain.as_slice(), self.inv_rms.as_slice());
-        let mut partial = vec![0f32; (rows.len() - 1) * hidden];
+        let partial = &mut self.workspace.as_slice_mut()[..Self::workspace_len(x.dim(0), hidden)];
         let bands = self.dx.cut(0, &rows).into_par_iter().zip(partial.par_chunks_exact_mut(hidden));
         bands.zip(rows.par_windows(2)).for_each(|((mut dx, dgain), rows)| {
+            dgain.fill(0.0);
             vectorize!(|| {
                 for (p, &inv) in (rows[0]..rows[1]).zip(&inv_rms[rows[0]..rows[1]]) {
                     let (x, dy) = (&x.row(p)[..hidden], &dy.row(p)[..hidden]);
@@ -186,5 +211,41 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
             dgain.iter_mut().zip(piece).for_each(|(d, p)| *d += p);
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let [rows, hidden] = self.x.shape();
+        let params = RmsNormBackwardParams {
+            dy: self.dy.address(),
+            x: self.x.address(),
+            gain: self.gain.address(),
+            inv_rms: self.inv_rms.address(),
+            dx: self.dx.address(),
+            partial: self.workspace.address(),
+            dy_stride: self.dy.stride(0),
+            x_stride: self.x.stride(0),
+            dx_stride: self.dx.stride(0),
+            rows: rows as u32,
+            hidden: hidden as u32,
+            accumulate_dx: u32::from(self.accumulate_dx),
+            unused: 0,
+        };
+        if rows > 0 {
+            // SAFETY: the views are on this device (`misplaced`), of these shapes and, the workspace, large enough
+            // (`check`).
+            unsafe { device.over_rows(BACKWARD, T::DTYPE, [rows, hidden], &params)? };
+        }
+        let params = RmsNormDgainParams {
+            partial: self.workspace.address(),
+            dgain: self.dgain.address(),
+            partials: rows.div_ceil(PARTIAL_ROWS) as u32,
+            hidden: hidden as u32,
+            accumulate: u32::from(self.accumulate),
+            unused: 0,
+        };
+        let blocks = hidden.div_ceil(device.tile(DGAIN)?.columns as usize);
+        // SAFETY: as above; the partial sums are those that the kernel before wrote.
+        unsafe { device.launch(DGAIN, "dgain", [blocks, 1, 1], &params) }
     }
 }

@@ -153,9 +153,9 @@ impl<T: Elem> Op for Route<'_, T> {
             });
         });
         let mut stats = std::mem::take(&mut routing.stats);
-        stats.gather(routing);
+        let gathered = stats.gather(routing);
         routing.stats = stats;
-        Ok(())
+        gathered
     }
 }
 
@@ -233,7 +233,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
 
     fn cpu(mut self) -> Result<()> {
         // Not in `check`, which must not wait for what a device computes.
-        let misplaced = self.routing.misplaced_token();
+        let misplaced = self.routing.misplaced_token()?;
         ensure!(Self::NAME, misplaced.is_none(), token = misplaced);
         let rows = bounds(self.x.dim(0), ROWS);
         let terms = LossTerms::new(&self.routing.stats, self.loss);
@@ -288,7 +288,7 @@ impl LossTerms {
 /// Writes the gradient of token `t`'s scaled logits, `[levels + experts]`; untouched entries are zero.
 fn logit_gradient(routing: &Routing, terms: &LossTerms, t: usize, dweight: &[f32], out: &mut [f32]) {
     let (per, levels) = (routing.per(), routing.levels());
-    let g = routing.cluster.host()[t] as usize;
+    let g = routing.cluster.view().as_slice()[t] as usize;
     let chosen = routing.expert.view().row(t);
     let (p_first, p_second) = (routing.prob_cluster.view().row(t), routing.prob_expert.view().row(t));
     let lse = routing.lse.view().row(t);

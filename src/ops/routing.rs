@@ -1,12 +1,13 @@
 //! What a router decides about a batch, and the losses that keep it balanced.
 
 use crate::device::Device;
+use crate::error::Result;
 use crate::tensor::Tensor;
 
 /// Everything a router decides about a batch, and what its backward needs.
 ///
 /// With one cluster this is flat top-k routing (Switch, Mixtral): there is no cluster level, `p_g` is 1.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Routing {
     /// Chosen cluster, `[tokens]`.
     pub cluster: Tensor<u32, 1>,
@@ -52,26 +53,25 @@ pub struct RouteLoss {
 }
 
 impl Routing {
-    /// Space for a batch of `tokens` tokens.
-    pub fn new(device: &Device, tokens: usize, topk: usize, experts: usize, clusters: usize) -> Self {
-        Routing {
-            cluster: device.zeros([tokens]),
-            expert: device.zeros([tokens, topk]),
-            weight: device.zeros([tokens, topk]),
-            prob_cluster: device.zeros([tokens, clusters]),
-            prob_expert: device.zeros([tokens, experts.checked_div(clusters).unwrap_or(0)]),
-            lse: device.zeros([tokens, 2]),
+    /// Space for a batch of `tokens` tokens where the device works.
+    pub fn new(device: &Device, tokens: usize, topk: usize, experts: usize, clusters: usize) -> Result<Self> {
+        Ok(Routing {
+            cluster: device.zeros([tokens])?,
+            expert: device.zeros([tokens, topk])?,
+            weight: device.zeros([tokens, topk])?,
+            prob_cluster: device.zeros([tokens, clusters])?,
+            prob_expert: device.zeros([tokens, experts.checked_div(clusters).unwrap_or(0)])?,
+            lse: device.zeros([tokens, 2])?,
             stats: RouteStats::new(experts, clusters),
-        }
+        })
     }
 
     /// Makes this space for another number of tokens; until routed its contents are arbitrary.
-    pub fn resize(&mut self, tokens: usize) {
-        self.cluster.resize(tokens);
-        self.expert.resize(tokens);
-        for tensor in [&mut self.weight, &mut self.prob_cluster, &mut self.prob_expert, &mut self.lse] {
-            tensor.resize(tokens);
-        }
+    pub fn resize(&mut self, tokens: usize) -> Result<()> {
+        self.cluster.resize(tokens)?;
+        self.expert.resize(tokens)?;
+        let floats = [&mut self.weight, &mut self.prob_cluster, &mut self.prob_expert, &mut self.lse];
+        floats.into_iter().try_for_each(|tensor| tensor.resize(tokens))
     }
 
     /// Bytes held.
@@ -94,13 +94,13 @@ impl Routing {
     }
 
     /// The first token whose cluster does not exist or does not own all of the token's experts.
-    pub(super) fn misplaced_token(&self) -> Option<usize> {
+    pub(super) fn misplaced_token(&self) -> Result<Option<usize>> {
         let (clusters, per) = (self.clusters(), self.per());
-        let chosen = self.expert.host().chunks_exact(self.expert.shape()[1].max(1));
+        let chosen = self.expert.host()?.chunks_exact(self.expert.shape()[1].max(1));
         let misplaced = |(&g, chosen): (&u32, &[u32])| {
             g as usize >= clusters || chosen.iter().any(|&e| e as usize / per != g as usize)
         };
-        self.cluster.host().iter().zip(chosen).position(misplaced)
+        Ok(self.cluster.host()?.iter().zip(chosen).position(misplaced))
     }
 
     pub(super) fn tokens(&self) -> usize {
@@ -160,12 +160,12 @@ impl RouteStats {
     }
 
     /// Recomputes the sums from a routing's choices and probabilities, in token order.
-    pub(super) fn gather(&mut self, routing: &Routing) {
+    pub(super) fn gather(&mut self, routing: &Routing) -> Result<()> {
         let per = routing.per();
         *self = RouteStats::new(self.expert_slots.len(), self.cluster_tokens.len());
-        let clusters = routing.prob_cluster.host().chunks_exact(routing.clusters().max(1));
-        let experts = routing.prob_expert.host().chunks_exact(per.max(1));
-        for ((&g, clusters), experts) in routing.cluster.host().iter().zip(clusters).zip(experts) {
+        let clusters = routing.prob_cluster.host()?.chunks_exact(routing.clusters().max(1));
+        let experts = routing.prob_expert.host()?.chunks_exact(per.max(1));
+        for ((&g, clusters), experts) in routing.cluster.host()?.iter().zip(clusters).zip(experts) {
             self.cluster_tokens[g as usize] += 1;
             self.cluster_prob.iter_mut().zip(clusters).for_each(|(sum, &p)| *sum += p as f64);
             let members = &mut self.expert_prob[g as usize * per..(g as usize + 1) * per];
@@ -173,7 +173,8 @@ impl RouteStats {
             // A distribution sums to one; the zeros of a skipped token do not.
             self.skipped += u32::from(experts.iter().all(|&p| p == 0.0));
         }
-        routing.expert.host().iter().for_each(|&e| self.expert_slots[e as usize] += 1);
-        self.lse_squared = routing.lse.host().iter().map(|&l| l as f64 * l as f64).sum();
+        routing.expert.host()?.iter().for_each(|&e| self.expert_slots[e as usize] += 1);
+        self.lse_squared = routing.lse.host()?.iter().map(|&l| l as f64 * l as f64).sum();
+        Ok(())
     }
 }

@@ -221,7 +221,7 @@ mod tests {
         for ffn in FfnKind::ALL {
             for clusters in [1, 4] {
                 let model = ModelConfig { clusters, ..Preset::Tiny.model().variant(ffn) };
-                let built = layout::build::<f32>(&model, &Device::cpu(), 0, false);
+                let built = layout::build::<f32>(&model, &Device::cpu(), 0, false).unwrap();
                 let pieces = built.iter().flat_map(|p| &p.pieces);
                 let sum = |part: &str| {
                     pieces.clone().filter(|p| p.name.contains(part)).map(|p| p.len() as u64).sum::<u64>()

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::moe::{Saved, Workspace};
+use crate::ops::RmsNormBackward;
 use crate::tensor::Tensor;
 
 /// Activations of one block.
@@ -38,6 +39,8 @@ pub(super) struct Activations<T> {
     /// Gradients that live for a block: of the stream, of a norm's output. Empty unless training.
     pub dstream: Tensor<T, 2>, // [rows, hidden]
     pub dnormed: Tensor<T, 2>, // [rows, hidden]
+    /// Workspace of the norms' backward.
+    pub dgain: Tensor<f32, 1>,
 }
 
 impl<T: Elem> Activations<T> {
@@ -46,14 +49,14 @@ impl<T: Elem> Activations<T> {
         let rows = batch * config.seq;
         let block = |_| {
             Ok(Block {
-                normed1: device.zeros([rows, hidden]),
-                inv_rms1: device.zeros([rows]),
-                qkv: device.zeros([rows, 3 * hidden]),
-                attended: device.zeros([rows, hidden]),
-                lse: device.zeros([config.heads, rows]),
-                middle: device.zeros([rows, hidden]),
-                normed2: device.zeros([rows, hidden]),
-                inv_rms2: device.zeros([rows]),
+                normed1: device.zeros([rows, hidden])?,
+                inv_rms1: device.zeros([rows])?,
+                qkv: device.zeros([rows, 3 * hidden])?,
+                attended: device.zeros([rows, hidden])?,
+                lse: device.zeros([config.heads, rows])?,
+                middle: device.zeros([rows, hidden])?,
+                normed2: device.zeros([rows, hidden])?,
+                inv_rms2: device.zeros([rows])?,
                 ffn: layer.saved(device, rows)?,
             })
         };
@@ -62,13 +65,14 @@ impl<T: Elem> Activations<T> {
         let lent = (HEAD_ROWS.min(rows) * config.vocab).max(backward * 3 * hidden);
         Ok(Activations {
             batch,
-            streams: (0..streams).map(|_| device.zeros([rows, hidden])).collect(),
+            streams: (0..streams).map(|_| device.zeros([rows, hidden])).collect::<Result<_>>()?,
             blocks: (0..blocks).map(block).collect::<Result<_>>()?,
-            normed: device.zeros([rows, hidden]),
-            inv_rms: device.zeros([rows]),
-            ws: Workspace::new(device, &layer, rows, train, lent),
-            dstream: device.zeros([backward, hidden]),
-            dnormed: device.zeros([backward, hidden]),
+            normed: device.zeros([rows, hidden])?,
+            inv_rms: device.zeros([rows])?,
+            ws: Workspace::new(device, &layer, rows, train, lent)?,
+            dstream: device.zeros([backward, hidden])?,
+            dnormed: device.zeros([backward, hidden])?,
+            dgain: device.zeros([RmsNormBackward::<T>::workspace_len(backward, hidden)])?,
         })
     }
 
@@ -104,6 +108,6 @@ impl<T: Elem> Activations<T> {
 
     /// Bytes of everything else.
     pub fn workspace_bytes(&self) -> u64 {
-        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes()
+        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.dgain.bytes()
     }
 }

@@ -61,7 +61,7 @@ impl<T: Elem> Model<T> {
         let dy = self.acts.dstream.front([rows, self.config.hidden]);
         let dtable = grad(&mut self.params[EMBEDDING])?.into_matrix();
         self.device.run(EmbeddingBackward {
-            ids: &inputs,
+            ids: View::new(&inputs, [rows])?,
             dy,
             scale: embedding_scale(self.config.hidden),
             dtable,
@@ -85,7 +85,7 @@ impl<T: Elem> Model<T> {
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
             device.run(CrossEntropy {
                 logits: logits.reborrow(),
-                targets: &targets[start..end],
+                targets: View::new(&targets[start..end], [end - start])?,
                 scale,
                 loss,
             })?;
@@ -107,6 +107,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: false,
             dgain: state.grad.flat_mut(),
             accumulate: pass.accumulate,
+            workspace: self.acts.dgain.view_mut(),
         })?;
         Ok((loss.iter().map(|&l| f64::from(l)).sum::<f64>() / rows as f64) as f32)
     }
@@ -144,6 +145,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
+            workspace: acts.dgain.view_mut(),
         })?;
 
         let out = attended.front([rows, hidden]);
@@ -188,6 +190,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
+            workspace: acts.dgain.view_mut(),
         })
     }
 }

@@ -8,6 +8,7 @@ use super::config::{FfnKind, ModelConfig};
 use super::param::{Param, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
+use crate::error::Result;
 use crate::moe::{Layer, Shape};
 
 /// Position of the embedding among the parameters; it is the output projection too.
@@ -66,15 +67,20 @@ impl ModelConfig {
 
 /// Allocates and initialises every parameter; the values depend on `seed` and the names only, so variants
 /// that share a name start from the same values.
-pub(super) fn build<T: Elem>(config: &ModelConfig, device: &Device, seed: u64, train: bool) -> Vec<Param<T>> {
+pub(super) fn build<T: Elem>(
+    config: &ModelConfig,
+    device: &Device,
+    seed: u64,
+    train: bool,
+) -> Result<Vec<Param<T>>> {
     let allocate = |spec: Spec| {
         let (pieces, starts): (Vec<_>, Vec<_>) = spec.pieces.into_iter().unzip();
-        let mut param = Param::zeros(device, spec.shape, spec.decay, pieces, train);
+        let mut param = Param::zeros(device, spec.shape, spec.decay, pieces, train)?;
         for (i, start) in starts.into_iter().enumerate() {
             let values = values(&param.pieces[i], start, seed);
-            param.set(i, &values);
+            param.set(i, &values)?;
         }
-        param
+        Ok(param)
     };
     specs(config).into_iter().map(allocate).collect()
 }
@@ -239,11 +245,11 @@ mod tests {
     #[test]
     fn every_base_starts_from_one_matrix() {
         let config = Preset::Tiny.model().variant(FfnKind::Clustered);
-        let params = build::<f32>(&config, &Device::cpu(), 3, false);
+        let params = build::<f32>(&config, &Device::cpu(), 3, false).unwrap();
         let get = |name: &str| {
             let found = params.iter().find_map(|p| Some((p, p.pieces.iter().position(|q| q.name == name)?)));
             let (param, piece) = found.unwrap_or_else(|| panic!("no {name}"));
-            param.get(piece)
+            param.get(piece).unwrap()
         };
         for part in ["gate", "up", "down"] {
             let base = |g| get(&format!("model.layers.1.mlp.clusters.{g}.{part}_proj.weight"));

@@ -38,7 +38,7 @@ impl<T: Elem> Model<T> {
     pub fn new(config: &ModelConfig, device: &Device, batch: usize, seed: u64, train: bool) -> Result<Self> {
         config.validate()?;
         let layer = config.layer();
-        let params = layout::build(config, device, seed, train);
+        let params = layout::build(config, device, seed, train)?;
         let acts = Activations::new(config, device, batch, train)?;
         Ok(Model { config: config.clone(), device: device.clone(), layer, params, acts })
     }
@@ -92,7 +92,7 @@ impl<T: Elem> Model<T> {
             let x = hidden.narrow(0, start..end);
             self.device.run(GroupedGemm { x, w: head, segments, y: logits.reborrow(), accumulate: false })?;
             let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
-            let targets = &targets[start..end];
+            let targets = View::new(&targets[start..end], [end - start])?;
             self.device.run(NegLogLikelihood { logits: logits.as_view(), targets, loss })?;
         }
         Ok(loss)
@@ -122,7 +122,8 @@ impl<T: Elem> Model<T> {
         self.check_batch(rows, sequences)?;
         let table = self.params[EMBEDDING].weight.view().matrix(0);
         let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
-        self.device.run(Embedding { ids: inputs, table, scale: embedding_scale(hidden), y })?;
+        let ids = View::new(inputs, [rows])?;
+        self.device.run(Embedding { ids, table, scale: embedding_scale(hidden), y })?;
         for l in 0..self.config.layers {
             self.block(l, rows, rows / sequences, temperature)?;
             if let Some(stats) = self.acts.block(l).ffn.stats() {

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::device::Device;
-use crate::elem::{DType, Elem};
+use crate::elem::{DType, Elem, Plain};
+use crate::error::{Result, ensure};
 use crate::tensor::Tensor;
 
 /// A trainable tensor `[groups, out, in]`.
@@ -71,32 +72,51 @@ impl Piece {
         self.len() == 0
     }
 
-    /// Copies the piece out of a tensor that holds it, row-major.
-    pub fn gather<E: bytemuck::Pod>(&self, tensor: &Tensor<E, 3>) -> Vec<E> {
-        let matrix = tensor.view().matrix(self.group);
-        self.rows.clone().flat_map(|r| matrix.row(r)[self.cols.clone()].iter().copied()).collect()
+    /// Copies the piece, row-major, out of a tensor that holds it, wherever that is.
+    pub fn gather<E: Plain>(&self, tensor: &Tensor<E, 3>) -> Result<Vec<E>> {
+        let mut values = vec![E::zeroed(); self.len()];
+        let (starts, len) = self.stretches(tensor.shape());
+        starts.zip(values.chunks_mut(len)).try_for_each(|(start, part)| tensor.read(start, part))?;
+        Ok(values)
     }
 
-    /// Copies row-major `values` ([`Piece::len`] of them) into a tensor that holds the piece.
-    pub fn scatter<E: bytemuck::Pod>(&self, values: &[E], tensor: &mut Tensor<E, 3>) {
-        assert_eq!(values.len(), self.len(), "values of {}", self.name);
-        let Some(mut matrix) = tensor.view_mut().into_matrices().into_iter().nth(self.group) else { return };
-        for (row, values) in self.rows.clone().zip(values.chunks(self.cols.len().max(1))) {
-            matrix.row_mut(row)[self.cols.clone()].copy_from_slice(values);
-        }
+    /// Copies row-major `values` ([`Piece::len`] of them) into a tensor that holds the piece, wherever that is.
+    pub fn scatter<E: Plain>(&self, values: &[E], tensor: &mut Tensor<E, 3>) -> Result<()> {
+        ensure!("Piece", values.len() == self.len(), piece = self.name, values = values.len());
+        let (mut starts, len) = self.stretches(tensor.shape());
+        values.chunks(len).zip(&mut starts).try_for_each(|(part, start)| tensor.write(start, part))
+    }
+
+    /// Where its stretches of neighbouring elements start in a tensor of this shape, and how long each is: all rows at
+    /// once where they are whole.
+    fn stretches(&self, [_, rows, cols]: [usize; 3]) -> (impl Iterator<Item = usize> + use<>, usize) {
+        let (group, start) = (self.group, self.cols.start);
+        let whole = self.cols == (0..cols);
+        let step = if whole { self.rows.len().max(1) } else { 1 };
+        let starts = self.rows.clone().step_by(step).map(move |r| (group * rows + r) * cols + start);
+        (starts, (step * self.cols.len()).max(1))
     }
 }
 
 impl<T: Elem> Param<T> {
     /// A tensor of zeros, with state when `train` is set.
-    pub fn zeros(device: &Device, shape: [usize; 3], decay: bool, pieces: Vec<Piece>, train: bool) -> Self {
-        let state = train.then(|| ParamState {
-            grad: device.zeros(shape),
-            m: device.zeros(shape),
-            v: device.zeros(shape),
-            master: (T::DTYPE != DType::F32).then(|| device.zeros(shape)),
-        });
-        Param { weight: device.zeros(shape), state, decay, pieces }
+    pub fn zeros(
+        device: &Device,
+        shape: [usize; 3],
+        decay: bool,
+        pieces: Vec<Piece>,
+        train: bool,
+    ) -> Result<Self> {
+        let state = || {
+            Ok(ParamState {
+                grad: device.zeros(shape)?,
+                m: device.zeros(shape)?,
+                v: device.zeros(shape)?,
+                master: (T::DTYPE != DType::F32).then(|| device.zeros(shape)).transpose()?,
+            })
+        };
+        let state = train.then(state).transpose()?;
+        Ok(Param { weight: device.zeros(shape)?, state, decay, pieces })
     }
 
     /// Number of elements.
@@ -110,21 +130,22 @@ impl<T: Elem> Param<T> {
     }
 
     /// Sets the weights of one piece from row-major f32 values, in the master copy too.
-    pub fn set(&mut self, piece: usize, values: &[f32]) {
+    pub fn set(&mut self, piece: usize, values: &[f32]) -> Result<()> {
         let piece = &self.pieces[piece];
         let stored: Vec<T> = values.iter().map(|&v| T::from_f32(v)).collect();
-        piece.scatter(&stored, &mut self.weight);
-        if let Some(master) = self.state.as_mut().and_then(|s| s.master.as_mut()) {
-            piece.scatter(values, master);
+        piece.scatter(&stored, &mut self.weight)?;
+        match self.state.as_mut().and_then(|s| s.master.as_mut()) {
+            Some(master) => piece.scatter(values, master),
+            None => Ok(()),
         }
     }
 
     /// The weights of one piece as f32, row-major: from the master copy when there is one.
-    pub fn get(&self, piece: usize) -> Vec<f32> {
+    pub fn get(&self, piece: usize) -> Result<Vec<f32>> {
         let piece = &self.pieces[piece];
         match self.state.as_ref().and_then(|s| s.master.as_ref()) {
             Some(master) => piece.gather(master),
-            None => piece.gather(&self.weight).into_iter().map(|v| v.to_f32()).collect(),
+            None => Ok(piece.gather(&self.weight)?.into_iter().map(|v| v.to_f32()).collect()),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::load::LoadCounts;
 use super::model::Model;
 use super::param::Param;
 use crate::device::Device;
-use crate::elem::{DType, Elem};
+use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::Router;
 use crate::ops::{AdamW, GlobalNorm, RouteLoss};
@@ -23,6 +23,8 @@ pub struct Trainer<T> {
     device: Device,
     step: u64,
     norm: Tensor<f32, 1>,
+    /// Workspace of the norm.
+    squares: Tensor<f64, 1>,
     ids: Vec<u32>,
 }
 
@@ -53,13 +55,17 @@ impl<T: Elem> Trainer<T> {
     /// A freshly initialised model, before its first step.
     pub fn new(model: &ModelConfig, config: &TrainConfig, device: &Device) -> Result<Self> {
         config.validate(model.seq)?;
+        let ids = vec![0; config.batch * (model.seq + 1)];
+        let model = Model::new(model, device, config.batch, config.seed, true)?;
+        let squares = GlobalNorm::workspace_len(model.params().iter().map(|p| p.weight.len()));
         Ok(Trainer {
-            model: Model::new(model, device, config.batch, config.seed, true)?,
+            model,
             config: config.clone(),
             device: device.clone(),
             step: 0,
-            norm: device.zeros([1]),
-            ids: vec![0; config.batch * (model.seq + 1)],
+            norm: device.zeros([1])?,
+            squares: device.zeros([squares])?,
+            ids,
         })
     }
 
@@ -118,8 +124,9 @@ impl<T: Elem> Trainer<T> {
         }
         let grads =
             self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
-        self.device.run(GlobalNorm { grads, norm: self.norm.view_mut() })?;
-        let grad_norm = self.norm.host()[0];
+        let (norm, workspace) = (self.norm.view_mut(), self.squares.view_mut());
+        self.device.run(GlobalNorm { grads, norm, workspace })?;
+        let grad_norm = self.norm.to_vec()?[0];
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
@@ -168,15 +175,9 @@ impl<T: Elem> Trainer<T> {
 
 /// Stored weights that are f32 themselves.
 fn f32_weights<T: Elem>(weight: &mut Tensor<T, 3>) -> Result<ViewMut<'_, f32, 1>> {
-    if T::DTYPE != DType::F32 {
-        let values = format!("dtype = {:?}", T::DTYPE);
-        return Err(Error::Rule {
-            op: "Trainer",
-            rule: "half-precision weights have an f32 master copy",
-            values,
-        });
-    }
-    let values: &mut [f32] = bytemuck::cast_slice_mut(weight.host_mut());
-    let len = values.len();
-    ViewMut::new(values, [len])
+    weight.flat_mut().of_type().ok_or_else(|| Error::Rule {
+        op: "Trainer",
+        rule: "half-precision weights have an f32 master copy",
+        values: format!("dtype = {:?}", T::DTYPE),
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{View, ViewMut, fits, rows_apart};
+use super::{View, ViewMut, contiguous, fits, in_front, rows_apart};
 use crate::error::Result;
 use crate::place::Place;
 
@@ -20,6 +20,20 @@ impl<T, const N: usize> View<'_, T, N> {
         fits(len, shape, strides)?;
         let ptr = std::ptr::without_provenance(address as usize);
         Ok(View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
+    /// As [`View::front`], of device memory.
+    ///
+    /// # Safety
+    /// As for [`View::on_device`].
+    pub(crate) unsafe fn front_on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        ordinal: u32,
+    ) -> Self {
+        in_front(shape, len);
+        let (ptr, strides) = (std::ptr::without_provenance(address as usize), contiguous(shape));
+        View { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
     }
 
     /// Address of the first element on its device.
@@ -48,6 +62,20 @@ impl<T, const N: usize> ViewMut<'_, T, N> {
         rows_apart(shape, strides)?;
         let ptr = std::ptr::without_provenance_mut(address as usize);
         Ok(ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData })
+    }
+
+    /// As [`ViewMut::front`], of device memory.
+    ///
+    /// # Safety
+    /// As for [`ViewMut::on_device`].
+    pub(crate) unsafe fn front_on_device(
+        (address, len): (u64, usize),
+        shape: [usize; N],
+        ordinal: u32,
+    ) -> Self {
+        in_front(shape, len);
+        let (ptr, strides) = (std::ptr::without_provenance_mut(address as usize), contiguous(shape));
+        ViewMut { ptr, shape, strides, place: Place::Cuda(ordinal), life: PhantomData }
     }
 
     /// Address of the first element on its device.

@@ -1,71 +1,54 @@
-//! Tensors that lie in a sea of NaN, with an offset and padded rows: a write outside is seen, a read
+//! Tensors that lie in a sea of NaN, or of bad ids, with an offset and padded rows: a write outside is seen, a read
 //! outside poisons the result.
 
 use trimoe::{Device, Elem, Tensor, View, ViewMut};
 
 pub struct Guarded<T, const N: usize> {
     data: Vec<T>,
+    offset: usize,
     shape: [usize; N],
     strides: [usize; N],
-    offset: usize,
     /// The same memory on a CUDA device, once a view there was asked for.
     #[cfg(feature = "cuda")]
     mirror: std::cell::OnceCell<(trimoe::cuda::Cuda, trimoe::cuda::cudarc::driver::CudaSlice<T>)>,
 }
 
-const OFFSET: usize = 7;
-const PAD: usize = 5;
-/// Elements of any dtype in a multiple of 16 bytes.
-const ALIGN: usize = 8;
+/// Elements before the first, and after each row: of rows that are multiples of 16 elements 16 bytes or more, so that
+/// kernels move vectors; of others what fits no vector.
+fn margins(columns: usize) -> (usize, usize) {
+    if columns.is_multiple_of(16) { (8, 8) } else { (7, 5) }
+}
 
-impl<T: Elem, const N: usize> Guarded<T, N> {
-    /// All NaN: an output that must be written completely.
-    pub fn nan(shape: [usize; N]) -> Self {
-        Self::laid_out(shape, OFFSET, |len| len + PAD)
+#[cfg(feature = "cuda")]
+pub use trimoe::cuda::cudarc::driver::DeviceRepr as Bits;
+/// What can be copied to a device.
+#[cfg(not(feature = "cuda"))]
+pub trait Bits {}
+#[cfg(not(feature = "cuda"))]
+impl<T> Bits for T {}
+
+impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
+    /// All `guard`, inside and around.
+    fn filled(guard: T, shape: [usize; N]) -> Self {
+        let (offset, pad) = margins(shape[N - 1]);
+        Self::laid_out(guard, shape, offset, |len| len + pad)
     }
 
-    /// The same values, with an address and strides that are multiples of 16 bytes.
-    pub fn aligned(self) -> Self {
-        let mut out = Self::laid_out(self.shape, ALIGN, |len| len.next_multiple_of(ALIGN) + ALIGN);
-        (0..self.len()).for_each(|i| {
-            let at = out.at(i);
-            out.data[at] = self.data[self.at(i)];
-        });
-        out
-    }
-
-    /// All NaN, with `offset` elements before the first; `pad` makes strides of lengths.
-    fn laid_out(shape: [usize; N], offset: usize, pad: impl Fn(usize) -> usize) -> Self {
+    /// As `filled`, with `offset` elements before the first; `stride` makes strides of lengths.
+    fn laid_out(guard: T, shape: [usize; N], offset: usize, stride: impl Fn(usize) -> usize) -> Self {
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
-            strides[i] = pad(strides[i + 1] * shape[i + 1]);
+            strides[i] = stride(strides[i + 1] * shape[i + 1]);
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![T::from_f32(f32::NAN); offset + reach + PAD],
+            data: vec![guard; offset + reach + offset],
+            offset,
             shape,
             strides,
-            offset,
             #[cfg(feature = "cuda")]
             mirror: Default::default(),
         }
-    }
-
-    /// Row-major `values`, rounded to `T`.
-    pub fn of(values: &[f64], shape: [usize; N]) -> Self {
-        let mut out = Self::nan(shape);
-        assert_eq!(values.len(), shape.iter().product::<usize>());
-        for (i, &v) in values.iter().enumerate() {
-            let at = out.at(i);
-            out.data[at] = T::from_f32(v as f32);
-        }
-        out
-    }
-
-    /// Standard normal values times `scale`.
-    pub fn normal(rng: &mut super::Rng, shape: [usize; N], scale: f64) -> Self {
-        let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal() * scale).collect();
-        Self::of(&values, shape)
     }
 
     /// Position in `data` of row-major element `i`.
@@ -121,6 +104,41 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
         }
         self.data.clone()
     }
+}
+
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// All NaN: an output that must be written completely.
+    pub fn nan(shape: [usize; N]) -> Self {
+        Self::filled(T::from_f32(f32::NAN), shape)
+    }
+
+    /// The same values, with an address and strides that are multiples of 8 elements, whatever the shape.
+    pub fn aligned(self) -> Self {
+        let guard = T::from_f32(f32::NAN);
+        let mut out = Self::laid_out(guard, self.shape, 8, |len| len.next_multiple_of(8) + 8);
+        for i in 0..self.len() {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        }
+        out
+    }
+
+    /// Row-major `values`, rounded to `T`.
+    pub fn of(values: &[f64], shape: [usize; N]) -> Self {
+        let mut out = Self::nan(shape);
+        assert_eq!(values.len(), shape.iter().product::<usize>());
+        for (i, &v) in values.iter().enumerate() {
+            let at = out.at(i);
+            out.data[at] = T::from_f32(v as f32);
+        }
+        out
+    }
+
+    /// Standard normal values times `scale`.
+    pub fn normal(rng: &mut super::Rng, shape: [usize; N], scale: f64) -> Self {
+        let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal() * scale).collect();
+        Self::of(&values, shape)
+    }
 
     /// The values in row-major order.
     pub fn values(&self) -> Vec<f64> {
@@ -139,7 +157,24 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 }
 
+impl Guarded<u32, 1> {
+    /// Ids, between numbers that are none.
+    pub fn ids(ids: &[u32]) -> Self {
+        let mut out = Self::filled(u32::MAX, [ids.len()]);
+        let start = out.offset;
+        out.data[start..start + ids.len()].copy_from_slice(ids);
+        out
+    }
+}
+
+impl Guarded<f64, 1> {
+    /// A workspace, all NaN.
+    pub fn room(len: usize) -> Self {
+        Self::filled(f64::NAN, [len])
+    }
+}
+
 /// The bits of a tensor, for bitwise comparison.
 pub fn bits<const N: usize>(tensor: &Tensor<f32, N>) -> Vec<u32> {
-    tensor.host().iter().map(|v| v.to_bits()).collect()
+    tensor.to_vec().unwrap().iter().map(|v| v.to_bits()).collect()
 }

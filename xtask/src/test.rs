@@ -33,7 +33,20 @@ const SOFTWARE: &[[(&str, &str); 3]] = &[
 ];
 
 /// Tests of operations that have kernels: they run on every device there is.
-const CUDA_TESTS: &[&str] = &["adamw", "add", "copy", "permute", "rms_norm", "rope", "swiglu"];
+const CUDA_TESTS: &[&str] = &[
+    "adamw",
+    "add",
+    "copy",
+    "cross_entropy",
+    "embedding",
+    "expand",
+    "global_norm",
+    "permute",
+    "rms_norm",
+    "rope",
+    "swiglu",
+    "tensor",
+];
 
 impl Test {
     /// Does it.

@@ -209,7 +209,7 @@ impl Checkpoint {
             for i in 0..param.pieces.len() {
                 let piece = &param.pieces[i];
                 let values = tensors.get(&piece.name, &piece.shape())?;
-                param.set(i, &values);
+                param.set(i, &values)?;
             }
         }
         Ok(())
@@ -225,8 +225,8 @@ impl Checkpoint {
             let Some(state) = &mut param.state else { continue };
             for piece in &param.pieces {
                 let get = |moment| tensors.get(&moment_name(piece, moment), &piece.shape());
-                piece.scatter(&get('m')?, &mut state.m);
-                piece.scatter(&get('v')?, &mut state.v);
+                piece.scatter(&get('m')?, &mut state.m)?;
+                piece.scatter(&get('v')?, &mut state.v)?;
             }
         }
         Ok(())

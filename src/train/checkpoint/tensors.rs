@@ -62,7 +62,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 pub(super) struct Lazy<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    pub values: Box<dyn Fn() -> Vec<f32> + 'a>,
+    pub values: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
 }
 
 /// Writes the tensors in the order given.
@@ -82,7 +82,7 @@ pub(super) fn write_tensors(out: &mut dyn Write, tensors: &[Lazy<'_>]) -> std::i
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for tensor in tensors {
-        let values = (tensor.values)();
+        let values = (tensor.values)().map_err(std::io::Error::other)?;
         if cfg!(target_endian = "little") {
             out.write_all(bytemuck::cast_slice(&values))?;
         } else {
