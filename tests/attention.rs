@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::{Bound, Guarded, Rng, assert_breaks, assert_within, close, devices, same_bits_on_any_threads};
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, close, devices, same_bits_on_any_threads,
+};
 use trimoe::ops::{Attention, AttentionBackward};
-use trimoe::{Device, Elem, bf16, f16};
+use trimoe::{DType, Device, Elem, Place, bf16, f16};
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -12,6 +14,32 @@ struct Case {
     seq: usize,
     heads: usize,
     head_dim: usize,
+}
+
+/// How operands of a second product are rounded: relative to their size, and at least.
+#[derive(Clone, Copy, Default)]
+struct Rounding {
+    relative: f64,
+    least: f64,
+}
+
+impl Rounding {
+    /// On CUDA devices tensor cores take probabilities and their gradients as `T`, by contract of the operations.
+    /// f16 is subnormal below 2^-14, its values 2^-24 apart.
+    fn of<T: Elem>(device: &Device) -> Self {
+        match T::DTYPE {
+            _ if device.place() == Place::Host => Rounding::default(),
+            DType::F32 => Rounding::default(),
+            DType::Bf16 => Rounding { relative: T::EPS as f64, least: 0.0 },
+            DType::F16 => Rounding { relative: T::EPS as f64, least: 2f64.powi(-25) },
+        }
+    }
+
+    /// What rounding `left` moves its product with `right` by, at most; `unit` is what 1 stands for in `left` where it
+    /// is rounded.
+    fn of_product(self, left: f64, right: f64, unit: f64) -> f64 {
+        (left.abs() * self.relative).max(self.least * unit) * right.abs()
+    }
 }
 
 /// The definition on f64 matrices; bounds carry the magnitudes of the terms.
@@ -54,7 +82,7 @@ impl Case {
     }
 
     /// `(out, lse)`.
-    fn forward(&self, qkv: &[f64]) -> (Vec<Bound>, Vec<Bound>) {
+    fn forward(&self, qkv: &[f64], rounding: Rounding) -> (Vec<Bound>, Vec<Bound>) {
         let mut out = vec![Bound::default(); self.rows() * self.hidden()];
         let mut lse = vec![Bound::default(); self.heads * self.rows()];
         for (h, i, first) in self.queries() {
@@ -64,11 +92,13 @@ impl Case {
             let amplify = self.amplify(qkv, h, i, first);
             let terms = self.seq + self.head_dim;
             let value = top + sum.ln();
-            lse[h * self.rows() + i] = Bound { value, magnitude: amplify + value.abs(), terms };
+            lse[h * self.rows() + i] = Bound { value, magnitude: amplify + value.abs(), terms, slack: 0.0 };
             for e in 0..self.head_dim {
                 let bound = &mut out[self.at(1, i, 0, h, e)];
                 for (j, s) in (first..=i).zip(&scores) {
-                    bound.add((s - value).exp() * qkv[self.at(3, j, 2, h, e)]);
+                    let (p, v) = ((s - value).exp(), qkv[self.at(3, j, 2, h, e)]);
+                    bound.add(p * v);
+                    bound.slack += rounding.of_product(p, v, 1.0);
                 }
                 *bound = Bound { magnitude: bound.magnitude * amplify, terms, ..*bound };
             }
@@ -77,11 +107,19 @@ impl Case {
     }
 
     /// The gradient of `qkv`, from what the forward stored.
-    fn backward(&self, qkv: &[f64], out: &[f64], lse: &[f64], dout: &[f64]) -> Vec<Bound> {
+    fn backward(
+        &self,
+        qkv: &[f64],
+        out: &[f64],
+        lse: &[f64],
+        dout: &[f64],
+        rounding: Rounding,
+    ) -> Vec<Bound> {
         let mut dqkv = vec![Bound::default(); qkv.len()];
-        let mut add = |at: usize, value: f64, magnitude: f64| {
+        let mut add = |at: usize, value: f64, magnitude: f64, slack: f64| {
             dqkv[at].value += value;
             dqkv[at].magnitude += magnitude;
+            dqkv[at].slack += slack;
             dqkv[at].terms = self.seq + self.head_dim;
         };
         for (h, i, first) in self.queries() {
@@ -99,9 +137,10 @@ impl Case {
                 let ds_size = p * (dp.magnitude + mean.magnitude) * self.scale() * amplify;
                 for e in heads.clone() {
                     let (q, k, d) = (qkv[at(0, i, e)], qkv[at(1, j, e)], dout[self.at(1, i, 0, h, e)]);
-                    add(at(0, i, e), ds * k, ds_size * k.abs());
-                    add(at(1, j, e), ds * q, ds_size * q.abs());
-                    add(at(2, j, e), p * d, p * d.abs() * amplify);
+                    let rounded = |left, right, unit| rounding.of_product(left, right, unit);
+                    add(at(0, i, e), ds * k, ds_size * k.abs(), rounded(ds, k, self.scale()));
+                    add(at(1, j, e), ds * q, ds_size * q.abs(), rounded(ds, q, self.scale()));
+                    add(at(2, j, e), p * d, p * d.abs() * amplify, rounded(p, d, 1.0));
                 }
             }
         }
@@ -113,9 +152,40 @@ impl Case {
         let mut lse = Guarded::<f32, 2>::nan([self.heads, self.rows()]);
         let (heads, seq) = (self.heads, self.seq);
         device
-            .run(Attention { qkv: qkv.view(), heads, seq, out: out.view_mut(), lse: lse.view_mut() })
+            .run(Attention {
+                qkv: qkv.view_on(device),
+                heads,
+                seq,
+                out: out.view_mut_on(device),
+                lse: lse.view_mut_on(device),
+            })
             .unwrap();
         (out, lse)
+    }
+
+    /// The gradient of `qkv` from the forward's results.
+    fn gradient<T: Elem>(
+        &self,
+        device: &Device,
+        qkv: &Guarded<T, 2>,
+        (out, lse): (&Guarded<T, 2>, &Guarded<f32, 2>),
+        dout: &Guarded<T, 2>,
+    ) -> Guarded<T, 2> {
+        let mut dqkv = Guarded::<T, 2>::nan([self.rows(), 3 * self.hidden()]);
+        let workspace = AttentionBackward::<T>::workspace_len(self.rows(), self.heads);
+        let mut workspace = Guarded::<f32, 1>::nan([workspace]);
+        let op = AttentionBackward {
+            dout: dout.view_on(device),
+            out: out.view_on(device),
+            qkv: qkv.view_on(device),
+            lse: lse.view_on(device),
+            heads: self.heads,
+            seq: self.seq,
+            dqkv: dqkv.view_mut_on(device),
+            workspace: workspace.view_mut_on(device),
+        };
+        device.run(op).unwrap();
+        dqkv
     }
 
     fn run<T: Elem>(&self, size: f64) {
@@ -123,23 +193,15 @@ impl Case {
         let mut rng = Rng::new(1);
         let qkv = Guarded::<T, 2>::normal(&mut rng, [self.rows(), 3 * self.hidden()], size);
         let dout = Guarded::<T, 2>::normal(&mut rng, [self.rows(), self.hidden()], 1.0);
-        let (want_out, want_lse) = self.forward(&qkv.values());
-        for device in devices() {
+        for device in all_devices() {
+            let rounding = Rounding::of::<T>(&device);
+            let (want_out, want_lse) = self.forward(&qkv.values(), rounding);
+            let name = format!("{name} {}", device.place());
             let (out, lse) = self.attention(&device, &qkv);
             assert_within::<T>(&format!("{name} out"), &out.written(), &want_out);
             assert_within::<f32>(&format!("{name} lse"), &lse.written(), &want_lse);
-            let mut dqkv = Guarded::<T, 2>::nan([self.rows(), 3 * self.hidden()]);
-            let op = AttentionBackward {
-                dout: dout.view(),
-                out: out.view(),
-                qkv: qkv.view(),
-                lse: lse.view(),
-                heads: self.heads,
-                seq: self.seq,
-                dqkv: dqkv.view_mut(),
-            };
-            device.run(op).unwrap();
-            let want = self.backward(&qkv.values(), &out.values(), &lse.values(), &dout.values());
+            let dqkv = self.gradient(&device, &qkv, (&out, &lse), &dout);
+            let want = self.backward(&qkv.values(), &out.written(), &lse.written(), &dout.values(), rounding);
             assert_within::<T>(&format!("{name} dqkv"), &dqkv.written(), &want);
         }
     }
@@ -171,6 +233,21 @@ fn every_tile_edge_and_dtype() {
     }
     // Scores up to about 80: most probabilities vanish.
     case([1, 70, 1, 16]).run::<f32>(5.0);
+    case([1, 70, 1, 16]).run::<bf16>(5.0);
+}
+
+/// Heads at the edges of what the variants of the kernels take, in rows that are aligned and in rows that are not.
+#[test]
+fn every_head_dim() {
+    for (head_dim, heads) in [(31, 1), (32, 1), (33, 2), (40, 1), (64, 2), (65, 1), (128, 1)] {
+        case([1, 70, heads, head_dim]).run::<f32>(1.0);
+        case([1, 130, heads, head_dim]).run::<bf16>(1.0);
+        case([2, 33, heads, head_dim]).run::<f16>(1.0);
+    }
+    for head_dim in [129, 256] {
+        case([1, 70, 1, head_dim]).run::<bf16>(1.0);
+        case([2, 17, 1, head_dim]).run::<f16>(1.0);
+    }
 }
 
 #[test]
@@ -179,46 +256,87 @@ fn the_oracle_is_the_derivative() {
     let mut rng = Rng::new(2);
     let (qkv, dout) =
         (rng.normals(case.rows() * 3 * case.hidden()), rng.normals(case.rows() * case.hidden()));
-    let (out, lse) = case.forward(&qkv);
+    let (out, lse) = case.forward(&qkv, Rounding::default());
     let loss = |i: usize, by: f64| -> f64 {
         let mut moved = qkv.clone();
         moved[i] += by;
-        case.forward(&moved).0.iter().zip(&dout).map(|(o, d)| o.value * d).sum()
+        case.forward(&moved, Rounding::default()).0.iter().zip(&dout).map(|(o, d)| o.value * d).sum()
     };
     let slopes: Vec<f64> = (0..qkv.len()).map(|i| (loss(i, step) - loss(i, -step)) / (2.0 * step)).collect();
-    let got = values(&case.backward(&qkv, &values(&out), &values(&lse), &dout));
+    let got = values(&case.backward(&qkv, &values(&out), &values(&lse), &dout, Rounding::default()));
     close("dqkv", &got, &slopes, 1e-8, 1.0);
 }
 
 #[test]
 fn equal_scores_average_and_the_future_is_unseen() {
-    let (device, case) = (&devices()[0], case([1, 130, 1, 4]));
+    let case = case([1, 130, 1, 4]);
     let qkv = |last: f64| {
         let value = |i: usize| if i % 12 < 4 { 0.0 } else { (i / 12) as f64 };
         let mut values: Vec<f64> = (0..130 * 12).map(value).collect();
         values[129 * 12..].fill(last);
         Guarded::<f32, 2>::of(&values, [130, 12])
     };
-    let (out, lse) = case.attention(device, &qkv(1.0));
-    for i in 0..129 {
-        close("mean", &out.values()[i * 4..i * 4 + 4], &[i as f64 / 2.0; 4], 1e-6, 1.0);
-        close("lse", &lse.values()[i..=i], &[((i + 1) as f64).ln()], 1e-6, 1.0);
+    for device in &all_devices() {
+        let (out, lse) = case.attention(device, &qkv(1.0));
+        let (out, lse) = (out.written(), lse.written());
+        for i in 0..129 {
+            close("mean", &out[i * 4..i * 4 + 4], &[i as f64 / 2.0; 4], 1e-6, 1.0);
+            close("lse", &lse[i..=i], &[((i + 1) as f64).ln()], 1e-6, 1.0);
+        }
+        let other = case.attention(device, &qkv(-9.0)).0.written();
+        assert_eq!(out[..129 * 4], other[..129 * 4]);
+        assert_ne!(out[129 * 4..], other[129 * 4..]);
     }
-    let (other, _) = case.attention(device, &qkv(-9.0));
-    assert_eq!(out.values()[..129 * 4], other.values()[..129 * 4]);
-    assert_ne!(out.values()[129 * 4..], other.values()[129 * 4..]);
 }
 
 #[test]
 fn bad_numbers_stay_in_their_sequence() {
-    let (device, case) = (&devices()[0], case([2, 70, 2, 4]));
-    for bad in [f64::NAN, f64::INFINITY] {
+    let case = case([2, 70, 2, 4]);
+    for (device, bad) in all_devices().iter().flat_map(|d| [(d, f64::NAN), (d, f64::INFINITY)]) {
         let mut x = Rng::new(3).normals(140 * 24);
         x[60 * 24..60 * 24 + 24].fill(bad);
-        let (out, lse) = case.attention(device, &Guarded::<f32, 2>::of(&x, [140, 24]));
-        assert!(out.values()[60 * 8..61 * 8].iter().all(|v| v.is_nan()), "the row itself");
-        assert!(!lse.values()[60].is_finite());
-        assert!(out.values()[70 * 8..].iter().all(|v| v.is_finite()), "the next sequence");
+        let qkv = Guarded::<bf16, 2>::of(&x, [140, 24]);
+        let (out, lse) = case.attention(device, &qkv);
+        let (values, dout) = (out.written(), Guarded::of(&vec![1.0; 140 * 8], [140, 8]));
+        assert!(values[60 * 8..61 * 8].iter().all(|v| v.is_nan()), "the row itself");
+        assert!(!lse.written()[60].is_finite());
+        assert!(values[70 * 8..].iter().all(|v| v.is_finite()), "the next sequence");
+        let dqkv = case.gradient(device, &qkv, (&out, &lse), &dout).written();
+        assert!(dqkv[60 * 24..60 * 24 + 8].iter().all(|v| v.is_nan()), "the gradient of the query itself");
+        assert!(dqkv[70 * 24..].iter().all(|v| v.is_finite()), "that of the next sequence");
+    }
+}
+
+#[test]
+fn the_same_bits_every_time() {
+    let case = case([2, 70, 2, 24]);
+    let qkv = Guarded::<bf16, 2>::normal(&mut Rng::new(4), [140, 144], 1.0);
+    for device in &all_devices() {
+        let run = || {
+            let (out, lse) = case.attention(device, &qkv);
+            let dqkv = case.gradient(device, &qkv, (&out, &lse), &out);
+            [out.written(), lse.written(), dqkv.written()]
+                .map(|v| v.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+        };
+        assert_eq!(run(), run());
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn kernels_refuse_heads_too_wide_for_them() {
+    for device in all_devices().iter().filter(|d| d.as_cuda().is_some()) {
+        let qkv = Guarded::<f32, 2>::of(&[0.0; 3 * 129], [1, 3 * 129]);
+        let mut out = Guarded::<f32, 2>::nan([1, 129]);
+        let mut lse = Guarded::<f32, 2>::nan([1, 1]);
+        let op = Attention {
+            qkv: qkv.view_on(device),
+            heads: 1,
+            seq: 1,
+            out: out.view_mut_on(device),
+            lse: lse.view_mut_on(device),
+        };
+        assert_breaks(device.run(op), "head_dim <= most");
     }
 }
 
@@ -228,6 +346,7 @@ fn the_same_on_any_threads() {
     let qkv = Guarded::<f32, 2>::normal(&mut Rng::new(4), [300, 96], 1.0);
     same_bits_on_any_threads(|device| {
         let (out, lse) = case.attention(device, &qkv);
+        let mut workspace = Guarded::<f32, 1>::nan([1200]);
         let mut dqkv = device.zeros::<f32, 2>([300, 96]).unwrap();
         let op = AttentionBackward {
             dout: out.view(),
@@ -237,6 +356,7 @@ fn the_same_on_any_threads() {
             heads: 4,
             seq: 100,
             dqkv: dqkv.view_mut(),
+            workspace: workspace.view_mut(),
         };
         device.run(op).unwrap();
         let bits = |g: Vec<f64>| g.into_iter().map(f64::to_bits).collect::<Vec<_>>();
@@ -262,8 +382,9 @@ fn every_rule_is_checked() {
     assert_breaks(forward([6, 12], 2, 4, [6, 4], [2, 6]), "qkv[0] % seq == 0");
     assert_breaks(forward([6, 12], 2, 3, [6, 5], [2, 6]), "out == [qkv[0], qkv[1] / 3]");
     assert_breaks(forward([6, 12], 2, 3, [6, 4], [6, 2]), "lse == [self.heads, qkv[0]]");
-    let backward = |dout, out, qkv, lse, seq, dqkv| {
+    let backward = |dout, out, qkv, lse, seq, dqkv, workspace| {
         let (dout, out, qkv, lse, mut dqkv) = (two(dout), two(out), two(qkv), two(lse), two(dqkv));
+        let mut workspace = Guarded::<f32, 1>::nan([workspace]);
         device.run(AttentionBackward {
             dout: dout.view(),
             out: out.view(),
@@ -272,12 +393,14 @@ fn every_rule_is_checked() {
             heads: 2,
             seq,
             dqkv: dqkv.view_mut(),
+            workspace: workspace.view_mut(),
         })
     };
-    assert!(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12]).is_ok());
-    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 5, [6, 12]), "qkv[0] % seq == 0");
-    assert_breaks(backward([6, 4], [6, 5], [6, 12], [2, 6], 3, [6, 12]), "out == [qkv[0], qkv[1] / 3]");
-    assert_breaks(backward([5, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12]), "dout == out");
-    assert_breaks(backward([6, 4], [6, 4], [6, 12], [1, 6], 3, [6, 12]), "lse == [self.heads, qkv[0]]");
-    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 4]), "dqkv == qkv");
+    assert!(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12], 12).is_ok());
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 5, [6, 12], 12), "qkv[0] % seq == 0");
+    assert_breaks(backward([6, 4], [6, 5], [6, 12], [2, 6], 3, [6, 12], 12), "out == [qkv[0], qkv[1] / 3]");
+    assert_breaks(backward([5, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12], 12), "dout == out");
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [1, 6], 3, [6, 12], 12), "lse == [self.heads, qkv[0]]");
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 4], 12), "dqkv == qkv");
+    assert_breaks(backward([6, 4], [6, 4], [6, 12], [2, 6], 3, [6, 12], 11), "workspace >= need");
 }

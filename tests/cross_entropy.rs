@@ -22,7 +22,7 @@ fn gradient(logits: &[f64], target: usize, scale: f64) -> Vec<Bound> {
         let p = if logit - top < -87.3 { 0.0 } else { (-nll(logits, i)).exp() };
         let onehot = if i == target { 1.0 } else { 0.0 };
         let magnitude = scale.abs() * (p * (2.0 + (top - logit)) + onehot);
-        Bound { value: scale * (p - onehot), magnitude, terms: logits.len() }
+        Bound { value: scale * (p - onehot), magnitude, terms: logits.len(), ..Bound::default() }
     };
     logits.iter().enumerate().map(of).collect()
 }

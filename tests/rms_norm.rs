@@ -31,11 +31,7 @@ fn backward(dy: &[f64], x: &[f64], gain: &[f64], inv: &[f64]) -> (Vec<Bound>, Ve
         for h in 0..hidden {
             let (at, n) = (p * hidden + h, x[p * hidden + h] * inv);
             let factor = -n * inv * inv / hidden as f64;
-            dx[at] = Bound {
-                value: factor * dot.value,
-                magnitude: factor.abs() * dot.magnitude,
-                terms: dot.terms,
-            };
+            dx[at] = Bound { value: factor * dot.value, magnitude: factor.abs() * dot.magnitude, ..dot };
             dx[at].add(inv * dy[at] * gain[h]);
             dgain[h].add(dy[at] * n);
         }

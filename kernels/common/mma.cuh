@@ -27,10 +27,14 @@ struct alignas(128) Tile {
 
     T at[ROWS * COLS];  // [ROWS, COLS], permuted
 
+    /// What the numbers of a row's chunks are xor-ed with.
+    static __device__ uint32_t turn(uint32_t row) {
+        return CHUNKS == 2 ? row >> 2 & 1 : CHUNKS == 4 ? row >> 1 & 3 : row & 7;
+    }
+
     /// Where chunk `chunk` of row `row` lies, in elements.
     static __device__ uint32_t offset(uint32_t row, uint32_t chunk) {
-        const uint32_t turn = CHUNKS == 2 ? row >> 2 & 1 : CHUNKS == 4 ? row >> 1 & 3 : row & 7;
-        return row * COLS + (chunk ^ turn) * WIDTH;
+        return row * COLS + (chunk ^ turn(row)) * WIDTH;
     }
 
     __device__ T* chunk(uint32_t row, uint32_t chunk) {
@@ -65,6 +69,21 @@ struct Sums {
     }
 };
 
+/// Two neighbours of a fragment in one register, rounded; `x` is the one with the lower index.
+template <class T>
+__device__ uint32_t pair_of(float x, float y) {
+    uint32_t bits;
+    if constexpr (std::is_same_v<T, BF16>) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+        memcpy(&bits, &pair, sizeof(bits));
+    } else {
+        static_assert(std::is_same_v<T, F16>, "bf16 and f16");
+        const __half2 pair = __floats2half2_rn(x, y);
+        memcpy(&bits, &pair, sizeof(bits));
+    }
+    return bits;
+}
+
 /// Fragments of 16-bit elements: tensor cores.
 template <class T>
 struct Mma {
@@ -98,6 +117,14 @@ struct Mma {
         const uint32_t lane = lane_id();
         ldmatrix_x4_trans(a.at, shared_address(tile.chunk(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2)));
         return a;
+    }
+
+    /// Columns `k..` of sums [16, 8 N], rounded: what one product leaves is an operand of the next.
+    template <int N>
+    static __device__ A from_sums(const Sums (&s)[N], uint32_t k) {
+        const auto &low = s[k / 8].at, &high = s[k / 8 + 1].at;
+        return {{pair_of<T>(low[0], low[1]), pair_of<T>(low[2], low[3]), pair_of<T>(high[0], high[1]),
+                 pair_of<T>(high[2], high[3])}};
     }
 
     /// Rows `col..` and `col + 8..`, columns `k..` of a tile [N, K]: two fragments.
@@ -164,6 +191,19 @@ struct Mma<F32> {
         return a;
     }
 
+    /// Columns `k..` of sums [16, 8 N]: the four lanes of a row give each other what they hold of it.
+    template <int N>
+    static __device__ A from_sums(const Sums (&s)[N], uint32_t k) {
+        const uint32_t first = lane_id() / 4 * 4 + k % 8 / 2;
+        A a;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            a.at[0].at[i] = __shfl_sync(ALL_LANES, s[k / 8].at[i % 2], first + i / 2);
+            a.at[1].at[i] = __shfl_sync(ALL_LANES, s[k / 8].at[2 + i % 2], first + i / 2);
+        }
+        return a;
+    }
+
     /// Rows `col..` and `col + 8..`, columns `k..` of a tile [N, K]: two fragments.
     template <class S>
     static __device__ void load_b(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
@@ -177,13 +217,19 @@ struct Mma<F32> {
     /// Columns `col..` and `col + 8..`, rows `k..` of a tile [K, N]: two fragments.
     template <class S>
     static __device__ void load_b_trans(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
-        const uint32_t first = col + lane_id() % 4 * 2;
+        // The lane's chunk is an even one or the next. Apart from which, its place depends on the row and column alone,
+        // which are constants in an unrolled loop: written like this, addresses take two registers and not one each.
+        const uint32_t odd = lane_id() % 4 / 2, inside = lane_id() % 2 * 2;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
+            const uint32_t even = (col + 8 * i) / 4;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                b[i].at[0].at[j] = tile.element(k + j, first + 8 * i);
-                b[i].at[1].at[j] = tile.element(k + j, first + 8 * i + 1);
+                const uint32_t row = k + j, turn = S::turn(row);
+                const float* at = tile.at + row * S::COLS + (even ^ (turn & ~1u)) * 4;
+                const Vec<float, 2> pair = load<2>(at + (odd ^ (turn & 1)) * 4 + inside);
+                b[i].at[0].at[j] = pair.at[0];
+                b[i].at[1].at[j] = pair.at[1];
             }
         }
     }

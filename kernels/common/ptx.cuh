@@ -85,6 +85,13 @@ __device__ inline uint32_t cvt_rna_tf32(float x) {
     return bits;
 }
 
+/// 2^x to 2 ulp; results below 2^-126 are 0.
+__device__ inline float ex2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /// Bit by bit, `TABLE` at (a, b, c): a stands for 0xf0, b for 0xcc, c for 0xaa.
 template <int TABLE>
 __device__ inline uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {

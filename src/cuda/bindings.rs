@@ -2,6 +2,9 @@
 #![allow(missing_docs, dead_code, non_camel_case_types, non_upper_case_globals, clippy::all)]
 
 pub const GLOBAL_NORM_CHUNK: u32 = 32768;
+pub const PLAN_GROUPS: u32 = 1024;
+pub const PLAN_SLOTS: u32 = 16;
+pub const PLAN_TOKENS: u32 = 1024;
 pub const RMS_NORM_PARTIAL_ROWS: u32 = 32;
 #[doc = " How a kernel is launched, exported by its image as `moe_<name>_launch`, so that host and device agree.\n\n A kernel over the rows of a matrix gets `threads` threads a block and a grid of\n `(ceil(rows / tile.rows), min(ceil(columns / tile.columns), 65535))` blocks; the others say in their header what\n grid they want."]
 #[repr(C)]
@@ -97,6 +100,109 @@ const _: () = {
     ["Offset of field: AddParams::y_stride"][::core::mem::offset_of!(AddParams, y_stride) - 24usize];
     ["Offset of field: AddParams::rows"][::core::mem::offset_of!(AddParams, rows) - 32usize];
     ["Offset of field: AddParams::hidden"][::core::mem::offset_of!(AddParams, hidden) - 36usize];
+};
+#[doc = " Parameters of `moe_attention_*`, whose tile is of queries."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionParams {
+    #[doc = " [sequences seq, 3 heads head_dim]: queries, keys, values"]
+    pub qkv: u64,
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub out: u64,
+    #[doc = " [heads, sequences seq], f32: ln of the sum over j of exp(scale q[i] . k[j])"]
+    pub lse: u64,
+    pub qkv_stride: u64,
+    pub out_stride: u64,
+    pub lse_stride: u64,
+    pub seq: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionParams"][::core::mem::size_of::<AttentionParams>() - 64usize];
+    ["Alignment of AttentionParams"][::core::mem::align_of::<AttentionParams>() - 8usize];
+    ["Offset of field: AttentionParams::qkv"][::core::mem::offset_of!(AttentionParams, qkv) - 0usize];
+    ["Offset of field: AttentionParams::out"][::core::mem::offset_of!(AttentionParams, out) - 8usize];
+    ["Offset of field: AttentionParams::lse"][::core::mem::offset_of!(AttentionParams, lse) - 16usize];
+    ["Offset of field: AttentionParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionParams, qkv_stride) - 24usize];
+    ["Offset of field: AttentionParams::out_stride"]
+        [::core::mem::offset_of!(AttentionParams, out_stride) - 32usize];
+    ["Offset of field: AttentionParams::lse_stride"]
+        [::core::mem::offset_of!(AttentionParams, lse_stride) - 40usize];
+    ["Offset of field: AttentionParams::seq"][::core::mem::offset_of!(AttentionParams, seq) - 48usize];
+    ["Offset of field: AttentionParams::heads"][::core::mem::offset_of!(AttentionParams, heads) - 52usize];
+    ["Offset of field: AttentionParams::head_dim"]
+        [::core::mem::offset_of!(AttentionParams, head_dim) - 56usize];
+    ["Offset of field: AttentionParams::scale"][::core::mem::offset_of!(AttentionParams, scale) - 60usize];
+};
+#[doc = " With p[i, j] the probabilities, delta[i] = dout[i] . out[i] and ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]):\n dq[i] = scale sum over j of ds[i, j] k[j], dk[j] = scale sum over i of ds[i, j] q[i],\n dv[j] = sum over i of p[i, j] dout[i].\n\n Parameters of `moe_attention_dq_*`, whose tile is of queries and which writes delta, and of `moe_attention_dkv_*`,\n whose tile is of keys and which reads it: in this order on a stream."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionBackwardParams {
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub dout: u64,
+    #[doc = " [sequences seq, heads head_dim]"]
+    pub out: u64,
+    #[doc = " [sequences seq, 3 heads head_dim]"]
+    pub qkv: u64,
+    #[doc = " [sequences seq, 3 heads head_dim]"]
+    pub dqkv: u64,
+    #[doc = " [heads, sequences seq], f32"]
+    pub lse: u64,
+    #[doc = " [heads, sequences seq], f32, contiguous: workspace"]
+    pub delta: u64,
+    pub dout_stride: u64,
+    pub out_stride: u64,
+    pub qkv_stride: u64,
+    pub dqkv_stride: u64,
+    pub lse_stride: u64,
+    pub rows: u64,
+    pub seq: u32,
+    pub heads: u32,
+    pub head_dim: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBackwardParams"][::core::mem::size_of::<AttentionBackwardParams>() - 112usize];
+    ["Alignment of AttentionBackwardParams"][::core::mem::align_of::<AttentionBackwardParams>() - 8usize];
+    ["Offset of field: AttentionBackwardParams::dout"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dout) - 0usize];
+    ["Offset of field: AttentionBackwardParams::out"]
+        [::core::mem::offset_of!(AttentionBackwardParams, out) - 8usize];
+    ["Offset of field: AttentionBackwardParams::qkv"]
+        [::core::mem::offset_of!(AttentionBackwardParams, qkv) - 16usize];
+    ["Offset of field: AttentionBackwardParams::dqkv"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dqkv) - 24usize];
+    ["Offset of field: AttentionBackwardParams::lse"]
+        [::core::mem::offset_of!(AttentionBackwardParams, lse) - 32usize];
+    ["Offset of field: AttentionBackwardParams::delta"]
+        [::core::mem::offset_of!(AttentionBackwardParams, delta) - 40usize];
+    ["Offset of field: AttentionBackwardParams::dout_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dout_stride) - 48usize];
+    ["Offset of field: AttentionBackwardParams::out_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, out_stride) - 56usize];
+    ["Offset of field: AttentionBackwardParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, qkv_stride) - 64usize];
+    ["Offset of field: AttentionBackwardParams::dqkv_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, dqkv_stride) - 72usize];
+    ["Offset of field: AttentionBackwardParams::lse_stride"]
+        [::core::mem::offset_of!(AttentionBackwardParams, lse_stride) - 80usize];
+    ["Offset of field: AttentionBackwardParams::rows"]
+        [::core::mem::offset_of!(AttentionBackwardParams, rows) - 88usize];
+    ["Offset of field: AttentionBackwardParams::seq"]
+        [::core::mem::offset_of!(AttentionBackwardParams, seq) - 96usize];
+    ["Offset of field: AttentionBackwardParams::heads"]
+        [::core::mem::offset_of!(AttentionBackwardParams, heads) - 100usize];
+    ["Offset of field: AttentionBackwardParams::head_dim"]
+        [::core::mem::offset_of!(AttentionBackwardParams, head_dim) - 104usize];
+    ["Offset of field: AttentionBackwardParams::scale"]
+        [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
 };
 #[doc = " Parameters of `moe_copy_*`; launched by the tile `moe_copy_launch` over `rows` and `hidden`."]
 #[repr(C)]
@@ -683,6 +789,68 @@ const _: () = {
     ["Offset of field: CombineBackwardParams::unused"]
         [::core::mem::offset_of!(CombineBackwardParams, unused) - 100usize];
 };
+#[doc = " place[c] = offsets[id[c]] + (number of c' < c with id[c'] = id[c]), source[place[c]] = c, for both orders.\n\n A token whose cluster does not exist, or whose experts are not distinct ids of its cluster, gets cluster 0 and the\n experts 0 to fan - 1; `status` is the first such token, or 0xffffffff.\n\n Parameters of all kernels here. `moe_plan_*` does it in one block, for up to PLAN_TOKENS tokens. Otherwise range\n u of tokens, u unit .. (u + 1) unit, belongs to a warp: `moe_plan_count_*`, `moe_plan_scan_*` and\n `moe_plan_fill_*` are launched in this order, the first and the last with ceil(units / tile.rows) blocks, the one\n between with 2."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct PlanParams {
+    #[doc = " [tokens], u32; 0: every token counts as sent to the first experts of cluster 0, and as fine"]
+    pub cluster: u64,
+    #[doc = " [tokens, fan], u32"]
+    pub expert: u64,
+    #[doc = " [clusters + 1], u32"]
+    pub cluster_offsets: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster_source: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster_place: u64,
+    #[doc = " [experts + 1], u32"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens fan], u32"]
+    pub expert_source: u64,
+    #[doc = " [tokens fan], u32"]
+    pub expert_place: u64,
+    #[doc = " [units, clusters + experts], then [units], u32: workspace; not read by one block"]
+    pub counts: u64,
+    #[doc = " [1], u32"]
+    pub status: u64,
+    pub expert_stride: u64,
+    pub tokens: u32,
+    pub fan: u32,
+    pub experts: u32,
+    pub clusters: u32,
+    pub units: u32,
+    #[doc = " a multiple of 32"]
+    pub unit: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PlanParams"][::core::mem::size_of::<PlanParams>() - 112usize];
+    ["Alignment of PlanParams"][::core::mem::align_of::<PlanParams>() - 8usize];
+    ["Offset of field: PlanParams::cluster"][::core::mem::offset_of!(PlanParams, cluster) - 0usize];
+    ["Offset of field: PlanParams::expert"][::core::mem::offset_of!(PlanParams, expert) - 8usize];
+    ["Offset of field: PlanParams::cluster_offsets"]
+        [::core::mem::offset_of!(PlanParams, cluster_offsets) - 16usize];
+    ["Offset of field: PlanParams::cluster_source"]
+        [::core::mem::offset_of!(PlanParams, cluster_source) - 24usize];
+    ["Offset of field: PlanParams::cluster_place"]
+        [::core::mem::offset_of!(PlanParams, cluster_place) - 32usize];
+    ["Offset of field: PlanParams::expert_offsets"]
+        [::core::mem::offset_of!(PlanParams, expert_offsets) - 40usize];
+    ["Offset of field: PlanParams::expert_source"]
+        [::core::mem::offset_of!(PlanParams, expert_source) - 48usize];
+    ["Offset of field: PlanParams::expert_place"]
+        [::core::mem::offset_of!(PlanParams, expert_place) - 56usize];
+    ["Offset of field: PlanParams::counts"][::core::mem::offset_of!(PlanParams, counts) - 64usize];
+    ["Offset of field: PlanParams::status"][::core::mem::offset_of!(PlanParams, status) - 72usize];
+    ["Offset of field: PlanParams::expert_stride"]
+        [::core::mem::offset_of!(PlanParams, expert_stride) - 80usize];
+    ["Offset of field: PlanParams::tokens"][::core::mem::offset_of!(PlanParams, tokens) - 88usize];
+    ["Offset of field: PlanParams::fan"][::core::mem::offset_of!(PlanParams, fan) - 92usize];
+    ["Offset of field: PlanParams::experts"][::core::mem::offset_of!(PlanParams, experts) - 96usize];
+    ["Offset of field: PlanParams::clusters"][::core::mem::offset_of!(PlanParams, clusters) - 100usize];
+    ["Offset of field: PlanParams::units"][::core::mem::offset_of!(PlanParams, units) - 104usize];
+    ["Offset of field: PlanParams::unit"][::core::mem::offset_of!(PlanParams, unit) - 108usize];
+};
 #[doc = " Parameters of `moe_rms_norm_*`; launched by the tile `moe_rms_norm_launch` over `rows`, below 2^31."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -929,6 +1097,10 @@ unsafe impl cudarc::driver::DeviceRepr for AdamWParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AddParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CrossEntropyParams {}
@@ -954,6 +1126,8 @@ unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 unsafe impl cudarc::driver::DeviceRepr for CombineParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CombineBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for PlanParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RmsNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -6,6 +6,7 @@
 //! step or launches a kernel itself, so a layer runs on every device that has the operations.
 
 pub mod clustered;
+pub mod clustering;
 pub mod dense;
 pub mod flat;
 mod layer;

@@ -3,8 +3,12 @@
 use rayon::prelude::*;
 
 use super::Op;
+#[cfg(feature = "cuda")]
+use super::attention_kernels::{FORWARD, over_heads};
 use crate::cpu::gemm::multiply;
 use crate::cpu::math::{exp, max, sum_by, vectorize};
+#[cfg(feature = "cuda")]
+use crate::cuda::{AttentionParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -15,7 +19,11 @@ use crate::view::{View, ViewMut};
 pub(super) const QUERIES: usize = 64;
 
 /// `out[i] = sum over j <= i of softmax_j(q[i] . k[j] / sqrt(head_dim)) v[j]`, for every head of every
-/// sequence. Scores are never rounded to `T` and never leave a tile of 64 queries.
+/// sequence. Scores are never rounded to `T` and never leave a tile of queries.
+///
+/// On CUDA devices tensor cores multiply the probabilities of 16-bit dtypes with `v`: their numerators, at most 1, are
+/// rounded to `T` for that, as every flash attention does; the denominators are sums of what they were before. Heads
+/// have at most 256 columns there, 128 in f32.
 #[derive(Debug)]
 pub struct Attention<'a, T> {
     /// `[batch * seq, 3 * hidden]`: queries, keys and values side by side, each `heads * head_dim` wide.
@@ -145,6 +153,25 @@ impl<T: Elem> Op for Attention<'_, T> {
         let lse: Vec<_> = lse.into_iter().flat_map(|head| head.cut(1, &layout.bounds().0)).collect();
         let tasks = layout.starts().into_par_iter().zip(layout.cut(self.out)).zip(lse).with_max_len(1);
         tasks.try_for_each(|(((row, col), out), lse)| head(layout.parts(row, col), layout.scale(), out, lse))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let layout = self.layout();
+        let params = AttentionParams {
+            qkv: self.qkv.address(),
+            out: self.out.address(),
+            lse: self.lse.address(),
+            qkv_stride: self.qkv.stride(0),
+            out_stride: self.out.stride(0),
+            lse_stride: self.lse.stride(0),
+            seq: self.seq as u32,
+            heads: self.heads as u32,
+            head_dim: layout.head_dim() as u32,
+            scale: layout.scale(),
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+        unsafe { over_heads(device, Self::NAME, FORWARD, &layout, &params) }
     }
 }
 

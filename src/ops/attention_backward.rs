@@ -4,8 +4,12 @@ use rayon::prelude::*;
 
 use super::Op;
 use super::attention::{Heads, QUERIES, scratch, transposed};
+#[cfg(feature = "cuda")]
+use super::attention_kernels::{BACKWARD_DKV, BACKWARD_DQ, over_heads};
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::math::{dot, exp, vectorize};
+#[cfg(feature = "cuda")]
+use crate::cuda::{AttentionBackwardParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -15,6 +19,9 @@ use crate::view::{View, ViewMut};
 /// Gradient of [`Attention`](super::Attention). With `p[i, j]` the probabilities, computed again tile by
 /// tile, and `ds[i, j] = p[i, j] (dout[i] . v[j] - dout[i] . out[i]) / sqrt(head_dim)`:
 /// `dq[i] = sum_j ds[i, j] k[j]`, `dk[j] = sum_i ds[i, j] q[i]`, `dv[j] = sum_i p[i, j] dout[i]`.
+///
+/// On CUDA devices `p`, and `ds` before its division by `sqrt(head_dim)`, are rounded to 16-bit dtypes for the second
+/// products, as the forward does; the limits of head_dim are the forward's.
 #[derive(Debug)]
 pub struct AttentionBackward<'a, T> {
     /// `[batch * seq, hidden]`.
@@ -31,6 +38,15 @@ pub struct AttentionBackward<'a, T> {
     pub seq: usize,
     /// `[batch * seq, 3 * hidden]`.
     pub dqkv: ViewMut<'a, T, 2>,
+    /// [`AttentionBackward::workspace_len`] elements or more; the CPU leaves them as they are.
+    pub workspace: ViewMut<'a, f32, 1>,
+}
+
+impl<T> AttentionBackward<'_, T> {
+    /// Elements of workspace: `dout . out` of every row and head.
+    pub fn workspace_len(rows: usize, heads: usize) -> usize {
+        rows * heads
+    }
 }
 
 impl<'a, T: Elem> AttentionBackward<'a, T> {
@@ -43,7 +59,7 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
     const NAME: &'static str = "attention_backward";
 
     fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dout, out, qkv, lse, dqkv)
+        misplaced!(self at place: dout, out, qkv, lse, dqkv, workspace)
     }
 
     fn check(&self) -> Result<()> {
@@ -54,6 +70,8 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
         ensure!(Self::NAME, dout == out, dout = dout, out = out);
         ensure!(Self::NAME, lse == [self.heads, qkv[0]], lse = lse, heads = self.heads, qkv = qkv);
         ensure!(Self::NAME, dqkv == qkv, dqkv = dqkv, qkv = qkv);
+        let (workspace, need) = (self.workspace.dim(0), Self::workspace_len(qkv[0], self.heads));
+        ensure!(Self::NAME, workspace >= need, workspace = workspace, need = need);
         Ok(())
     }
 
@@ -95,6 +113,34 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
                 head.backward(dq, dk, dv)
             },
         )
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let layout = self.layout();
+        let params = AttentionBackwardParams {
+            dout: self.dout.address(),
+            out: self.out.address(),
+            qkv: self.qkv.address(),
+            dqkv: self.dqkv.address(),
+            lse: self.lse.address(),
+            delta: self.workspace.address(),
+            dout_stride: self.dout.stride(0),
+            out_stride: self.out.stride(0),
+            qkv_stride: self.qkv.stride(0),
+            dqkv_stride: self.dqkv.stride(0),
+            lse_stride: self.lse.stride(0),
+            rows: self.qkv.dim(0) as u64,
+            seq: self.seq as u32,
+            heads: self.heads as u32,
+            head_dim: layout.head_dim() as u32,
+            scale: layout.scale(),
+        };
+        for kernel in [BACKWARD_DQ, BACKWARD_DKV] {
+            // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
+            unsafe { over_heads(device, Self::NAME, kernel, &layout, &params) }?;
+        }
+        Ok(())
     }
 }
 

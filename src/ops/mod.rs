@@ -8,6 +8,9 @@ mod adamw;
 mod add;
 mod attention;
 mod attention_backward;
+#[cfg(feature = "cuda")]
+mod attention_kernels;
+mod build_plan;
 mod copy;
 mod cross_entropy;
 mod embedding;
@@ -28,6 +31,7 @@ pub use adamw::AdamW;
 pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
+pub use build_plan::BuildPlan;
 pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};

@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::moe::{Saved, Workspace};
-use crate::ops::RmsNormBackward;
+use crate::ops::{AttentionBackward, RmsNormBackward};
 use crate::tensor::Tensor;
 
 /// Activations of one block.
@@ -39,8 +39,8 @@ pub(super) struct Activations<T> {
     /// Gradients that live for a block: of the stream, of a norm's output. Empty unless training.
     pub dstream: Tensor<T, 2>, // [rows, hidden]
     pub dnormed: Tensor<T, 2>, // [rows, hidden]
-    /// Workspace of the norms' backward.
-    pub dgain: Tensor<f32, 1>,
+    /// Workspace of the backward of norms and attention.
+    pub floats: Tensor<f32, 1>,
 }
 
 impl<T: Elem> Activations<T> {
@@ -63,6 +63,8 @@ impl<T: Elem> Activations<T> {
         let (blocks, streams) = if train { (config.layers, config.layers + 1) } else { (1, 2) };
         let backward = if train { rows } else { 0 };
         let lent = (HEAD_ROWS.min(rows) * config.vocab).max(backward * 3 * hidden);
+        let floats = RmsNormBackward::<T>::workspace_len(backward, hidden)
+            .max(AttentionBackward::<T>::workspace_len(backward, config.heads));
         Ok(Activations {
             batch,
             streams: (0..streams).map(|_| device.zeros([rows, hidden])).collect::<Result<_>>()?,
@@ -72,7 +74,7 @@ impl<T: Elem> Activations<T> {
             ws: Workspace::new(device, &layer, rows, train, lent)?,
             dstream: device.zeros([backward, hidden])?,
             dnormed: device.zeros([backward, hidden])?,
-            dgain: device.zeros([RmsNormBackward::<T>::workspace_len(backward, hidden)])?,
+            floats: device.zeros([floats])?,
         })
     }
 
@@ -108,6 +110,6 @@ impl<T: Elem> Activations<T> {
 
     /// Bytes of everything else.
     pub fn workspace_bytes(&self) -> u64 {
-        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.dgain.bytes()
+        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.floats.bytes()
     }
 }

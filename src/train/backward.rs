@@ -107,7 +107,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: false,
             dgain: state.grad.flat_mut(),
             accumulate: pass.accumulate,
-            workspace: self.acts.dgain.view_mut(),
+            workspace: self.acts.floats.view_mut(),
         })?;
         Ok((loss.iter().map(|&l| f64::from(l)).sum::<f64>() / rows as f64) as f32)
     }
@@ -145,7 +145,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
-            workspace: acts.dgain.view_mut(),
+            workspace: acts.floats.view_mut(),
         })?;
 
         let out = attended.front([rows, hidden]);
@@ -167,6 +167,7 @@ impl<T: Elem> Model<T> {
             heads,
             seq,
             dqkv: dqkv.reborrow(),
+            workspace: acts.floats.view_mut(),
         })?;
         let x = dqkv.reborrow().narrow(1, 0..2 * hidden);
         device.run(Rope { x, heads: 2 * heads, seq, theta: config.rope_theta, inverse: true })?;
@@ -190,7 +191,7 @@ impl<T: Elem> Model<T> {
             accumulate_dx: true,
             dgain,
             accumulate,
-            workspace: acts.dgain.view_mut(),
+            workspace: acts.floats.view_mut(),
         })
     }
 }

@@ -12,6 +12,8 @@ pub struct Bound {
     pub magnitude: f64,
     /// Number of terms.
     pub terms: usize,
+    /// What else is allowed: roundings in between, where the operation's contract has some.
+    pub slack: f64,
 }
 
 impl Bound {
@@ -27,6 +29,7 @@ impl Bound {
         let subnormal = if T::DTYPE == DType::F16 { 2f64.powi(-25) } else { 0.0 };
         (T::EPS as f64 * self.value.abs()).max(subnormal)
             + 4.0 * (self.terms.max(1) as f64).sqrt() * 2f64.powi(-24) * self.magnitude
+            + self.slack
     }
 }
 

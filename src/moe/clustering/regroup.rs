@@ -1,0 +1,239 @@
+//! A layer of clustered experts, carried over to another grouping.
+
+use rayon::prelude::*;
+
+use super::grouping::Grouping;
+use super::svd::{Factors, truncated_svd};
+use crate::cpu::gemm::{self, Product};
+use crate::error::{Result, ensure};
+use crate::moe::Shape;
+use crate::view::{View, ViewMut};
+
+mod parts;
+
+use parts::{PARTS, Parts};
+
+/// The tensors of a clustered layer in f32, shaped and ordered as [`Weights`](crate::moe::clustered::Weights): weights, or an
+/// optimiser's moments of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensors {
+    /// `[clusters + experts, hidden]`; `[experts, hidden]` with one cluster.
+    pub router: Vec<f32>,
+    /// `[clusters, 2 inner + 2 K rank, hidden]`.
+    pub w13: Vec<f32>,
+    /// `[clusters, hidden, inner + K rank]`.
+    pub w2: Vec<f32>,
+    /// `[experts, 2 inner, rank]`.
+    pub b: Vec<f32>,
+    /// `[experts, rank, inner]`.
+    pub a2: Vec<f32>,
+}
+
+/// When a grouping is taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Least rise of the mean similarity inside clusters (the paper's delta, 0.01).
+    pub gain: f64,
+    /// Largest relative reconstruction error of an expert (0.015).
+    pub error: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { gain: 0.01, error: 0.015 }
+    }
+}
+
+/// What came of a proposal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The similarity inside clusters would rise by too little.
+    SmallGain {
+        /// The rise.
+        gain: f64,
+    },
+    /// An expert would be too far from what it was.
+    LargeError {
+        /// The rise of the similarity inside clusters.
+        gain: f64,
+        /// The largest relative error.
+        error: f64,
+    },
+    /// The layer was carried over.
+    Accepted {
+        /// The rise of the similarity inside clusters.
+        gain: f64,
+        /// The largest relative error.
+        error: f64,
+        /// The expert that each position holds now, by its old position.
+        order: Vec<usize>,
+        /// Clusters whose members changed.
+        changed: usize,
+    },
+}
+
+/// A proposal to regroup a layer, and what it depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Regroup<'a> {
+    /// Sizes of the layer.
+    pub shape: Shape,
+    /// The experts' similarities, `[experts, experts]`.
+    pub similarity: View<'a, f64, 2>,
+    /// Cluster of each expert after it, named after the clusters as they are: see [`matched`](super::matched).
+    pub proposal: &'a Grouping,
+    /// Weights of the experts in a mean: each list, of one weight an expert, gives a candidate for a cluster's base. A list
+    /// of equal weights is always tried.
+    pub means: &'a [Vec<f64>],
+    /// When it is taken.
+    pub limits: Limits,
+    /// Of the random subspaces.
+    pub seed: u64,
+}
+
+/// The base and the factors of one matrix of a cluster's members.
+struct Fit {
+    base: Vec<f32>,
+    factors: Vec<Factors>,
+}
+
+impl Regroup<'_> {
+    /// Carries `weights` and `moments` over if the proposal passes both tests; else leaves them as they are.
+    ///
+    /// A cluster whose members stay keeps its bits. For another, the base is the best of the old base of its name and the
+    /// means of its members, by the error that is left when every member's residual is cut to the layer's rank; its row of
+    /// the router becomes the mean of itself and of its members' mean row, at its old norm. Members that stay keep their
+    /// places. Rows of the router, factors and moments travel with their expert, moments of a base stay with the cluster.
+    pub fn apply(&self, weights: &mut Tensors, moments: &mut [&mut Tensors]) -> Result<Outcome> {
+        let Shape { experts, clusters, .. } = self.shape;
+        let current = Grouping::contiguous(experts, clusters)?;
+        self.check(weights, moments)?;
+        let inside = |g: &Grouping| g.mean_similarity(self.similarity);
+        let gain = inside(self.proposal) - inside(&current);
+        if self.proposal == &current || gain <= self.limits.gain {
+            return Ok(Outcome::SmallGain { gain });
+        }
+        let order = order(&current, self.proposal);
+        let parts = Parts::new(self.shape, weights)?;
+        let mut next = parts.moved(&order);
+        let (mut worst, mut changed) = (0f64, 0);
+        for cluster in 0..clusters {
+            let places = cluster * current.per()..(cluster + 1) * current.per();
+            let members = &order[places.clone()];
+            if places.clone().eq(members.iter().copied()) {
+                continue;
+            }
+            changed += 1;
+            let (fits, error) = self.fit(&parts, cluster, members)?;
+            worst = worst.max(error);
+            for (part, fit) in PARTS.into_iter().zip(fits) {
+                parts.write(&mut next, part, cluster, &fit.base, &fit.factors);
+            }
+            parts.steer(&mut next, cluster, members);
+        }
+        if worst > self.limits.error {
+            return Ok(Outcome::LargeError { gain, error: worst });
+        }
+        let moved: Vec<Tensors> =
+            moments.iter().map(|m| Ok(Parts::new(self.shape, m)?.moved(&order))).collect::<Result<_>>()?;
+        *weights = next;
+        moments.iter_mut().zip(moved).for_each(|(m, moved)| **m = moved);
+        Ok(Outcome::Accepted { gain, error: worst, order, changed })
+    }
+
+    fn check(&self, weights: &Tensors, moments: &[&mut Tensors]) -> Result<()> {
+        let Shape { experts, clusters, rank, hidden, inner, .. } = self.shape;
+        super::check_similarity(self.similarity, experts)?;
+        ensure!(
+            "Regroup",
+            rank >= 1 && rank <= hidden.min(inner),
+            rank = rank,
+            hidden = hidden,
+            inner = inner
+        );
+        let proposal = [self.proposal.experts(), self.proposal.clusters()];
+        ensure!("Regroup", proposal == [experts, clusters], proposal = proposal, layer = [experts, clusters]);
+        let lens: Vec<usize> = self.means.iter().map(Vec::len).collect();
+        ensure!("Regroup", lens.iter().all(|&n| n == experts), means = lens, experts = experts);
+        let usable = self.means.iter().flatten().all(|w| w.is_finite() && *w >= 0.0);
+        ensure!("Regroup", usable, means = self.means);
+        Parts::new(self.shape, weights)?;
+        moments.iter().try_for_each(|m| Parts::new(self.shape, m).map(drop))
+    }
+
+    /// The best base of a cluster and the factors of its members, part by part; and the largest relative error of a member.
+    fn fit(&self, parts: &Parts<'_>, cluster: usize, members: &[usize]) -> Result<(Vec<Fit>, f64)> {
+        let own = vec![1.0; parts.shape().experts];
+        let candidates: Vec<Option<&Vec<f64>>> =
+            std::iter::once(None).chain([Some(&own)]).chain(self.means.iter().map(Some)).collect();
+        let (mut fits, mut lost, mut whole) =
+            (Vec::new(), vec![0f64; members.len()], vec![0f64; members.len()]);
+        for part in PARTS {
+            let matrices: Vec<Vec<f32>> = members.iter().map(|&e| parts.whole(part, e)).collect();
+            let [out, inner] = parts.size(part);
+            let mut best: Option<(f64, Fit)> = None;
+            for candidate in &candidates {
+                let base = match candidate {
+                    None => parts.base(part, cluster),
+                    Some(weights) => mean(&matrices, members.iter().map(|&e| weights[e])),
+                };
+                let factors: Result<Vec<Factors>> = matrices
+                    .par_iter()
+                    .zip(members)
+                    .map(|(matrix, &e)| {
+                        // An expert that stays with its base loses nothing.
+                        if candidate.is_none() && parts.cluster_of(e) == cluster {
+                            return Ok(parts.factors(part, e));
+                        }
+                        let residual: Vec<f32> = matrix.iter().zip(&base).map(|(m, b)| m - b).collect();
+                        let seed = self.seed ^ (e * PARTS.len() + part as usize) as u64;
+                        truncated_svd(View::new(&residual, [out, inner])?, parts.shape().rank, seed)
+                    })
+                    .collect();
+                let factors = factors?;
+                let error: f64 = factors.iter().map(|f| f.lost).sum();
+                if best.as_ref().is_none_or(|(least, _)| error < *least) {
+                    best = Some((error, Fit { base, factors }));
+                }
+            }
+            let Some((_, fit)) = best else { continue };
+            lost.iter_mut().zip(&fit.factors).for_each(|(l, f)| *l += f.lost);
+            whole.iter_mut().zip(&matrices).for_each(|(w, m)| *w += squares(m));
+            fits.push(fit);
+        }
+        let relative = lost.iter().zip(&whole).map(|(l, w)| if *l > 0.0 { (l / w).sqrt() } else { 0.0 });
+        Ok((fits, relative.fold(0.0, f64::max)))
+    }
+}
+
+/// The expert for each place: those that stay in their cluster keep their place, the others fill what is free, ascending.
+fn order(current: &Grouping, proposal: &Grouping) -> Vec<usize> {
+    let mut order: Vec<Option<usize>> = (0..current.experts())
+        .map(|e| Some(e).filter(|&e| proposal.labels()[e] == current.labels()[e]))
+        .collect();
+    for e in (0..current.experts()).filter(|&e| proposal.labels()[e] != current.labels()[e]) {
+        let g = proposal.labels()[e];
+        let free = (g * current.per()..(g + 1) * current.per()).find(|&place| order[place].is_none());
+        if let Some(place) = free {
+            order[place] = Some(e);
+        }
+    }
+    order.into_iter().flatten().collect()
+}
+
+/// The mean of matrices with these weights; the plain mean if they are all zero.
+fn mean(matrices: &[Vec<f32>], weights: impl Iterator<Item = f64>) -> Vec<f32> {
+    let mut weights: Vec<f64> = weights.collect();
+    if weights.iter().sum::<f64>() == 0.0 {
+        weights.fill(1.0);
+    }
+    let total: f64 = weights.iter().sum();
+    let mut sum = vec![0f64; matrices.first().map_or(0, Vec::len)];
+    for (matrix, weight) in matrices.iter().zip(weights) {
+        sum.iter_mut().zip(matrix).for_each(|(s, &m)| *s += weight / total * f64::from(m));
+    }
+    sum.into_iter().map(|s| s as f32).collect()
+}
+
+fn squares(matrix: &[f32]) -> f64 {
+    matrix.iter().map(|&m| f64::from(m) * f64::from(m)).sum()
+}
