@@ -3,8 +3,9 @@
 
 #include "expand_fragments.cuh"
 
-/// How a block is cut: `ROW_WARPS_` warps take 16 rows each, `COLUMN_WARPS_` warps share the strips of the same rows,
-/// and each sums up to `UNITS_` chunks of Q (slots x chunks of 16 ranks) a row. `WHOLE_`: vectors are whole and aligned.
+/// How a block is cut: `ROW_WARPS_` groups of warps take 16 rows each, the `COLUMN_WARPS_` warps of a group share the
+/// strips of its rows, and each warp sums up to `UNITS_` units (slots x chunks of 16 ranks) a row. `WHOLE_`: vectors are
+/// whole and aligned.
 template <uint32_t ROW_WARPS_, uint32_t COLUMN_WARPS_, uint32_t UNITS_, bool WHOLE_>
 struct ExpandShape {
     static constexpr uint32_t ROW_WARPS = ROW_WARPS_;

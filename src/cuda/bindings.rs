@@ -618,7 +618,6 @@ const _: () = {
     ["Offset of field: ExpandFoldParams::accumulate"]
         [::core::mem::offset_of!(ExpandFoldParams, accumulate) - 76usize];
 };
-#[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched with ceil(len / tile.columns) blocks along x of the tile `moe_global_norm_launch`."]
 #[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched by the tile `moe_global_norm_launch` with ceil(len / GLOBAL_NORM_CHUNK) blocks along x."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]

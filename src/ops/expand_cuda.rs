@@ -14,8 +14,9 @@ use crate::view::{View, ViewMut};
 const MOST_SLOTS: usize = 16;
 /// Ranks of one product of tensor cores; a row's sums of one slot over so many ranks are a unit.
 const RANKS: usize = 16;
-/// Batches of at least so many tokens are cut into blocks of 64 rows rather than 16. Fewer read the factors a quarter as
-/// often, but keep a GPU of 100 multiprocessors busy only if there are enough of them.
+/// Batches of at least so many tokens are cut into blocks of 64 rows rather than 16: these read the factors a quarter as
+/// often, but are too few to keep a large GPU busy if there are fewer tokens. It depends on nothing else, so that results
+/// do not depend on the device.
 const MANY: usize = 4096;
 
 const fn kernel(name: &'static str, tile: &'static str) -> Kernel {
