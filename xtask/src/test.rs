@@ -42,10 +42,13 @@ const CUDA_TESTS: &[&str] = &[
     "embedding",
     "expand",
     "global_norm",
+    "gram",
     "permute",
     "plan",
+    "residual_gram",
     "rms_norm",
     "rope",
+    "similarity",
     "swiglu",
     "tensor",
 ];
