@@ -43,6 +43,7 @@ const CUDA_TESTS: &[&str] = &[
     "expand",
     "global_norm",
     "gram",
+    "grouped_gemm",
     "permute",
     "plan",
     "residual_gram",
