@@ -31,18 +31,13 @@ impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
     /// All `guard`, inside and around.
     fn filled(guard: T, shape: [usize; N]) -> Self {
         let (offset, pad) = margins(shape[N - 1]);
-        Self::laid_out(guard, shape, offset, |len| len + pad)
-    }
-
-    /// As `filled`, with `offset` elements before the first; `stride` makes strides of lengths.
-    fn laid_out(guard: T, shape: [usize; N], offset: usize, stride: impl Fn(usize) -> usize) -> Self {
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
-            strides[i] = stride(strides[i + 1] * shape[i + 1]);
+            strides[i] = strides[i + 1] * shape[i + 1] + pad;
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![guard; offset + reach + offset],
+            data: vec![guard; offset + reach + pad],
             offset,
             shape,
             strides,
@@ -110,17 +105,6 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     /// All NaN: an output that must be written completely.
     pub fn nan(shape: [usize; N]) -> Self {
         Self::filled(T::from_f32(f32::NAN), shape)
-    }
-
-    /// The same values, with an address and strides that are multiples of 8 elements, whatever the shape.
-    pub fn aligned(self) -> Self {
-        let guard = T::from_f32(f32::NAN);
-        let mut out = Self::laid_out(guard, self.shape, 8, |len| len.next_multiple_of(8) + 8);
-        for i in 0..self.len() {
-            let at = out.at(i);
-            out.data[at] = self.data[self.at(i)];
-        }
-        out
     }
 
     /// Row-major `values`, rounded to `T`.
