@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use ops::Op;
 pub use place::Place;
-pub use plan::{Order, Plan, Segments};
+pub use plan::{HostOrder, Order, Plan, Segments};
 pub use profile::OpCost;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};

@@ -1,231 +1,48 @@
 //! The plan of a routed batch: which row of a sorted buffer belongs to which token.
 
 #[cfg(feature = "cuda")]
-use std::sync::Arc;
+mod device;
+mod order;
 
-#[cfg(feature = "cuda")]
-use cudarc::driver::CudaSlice;
+pub use order::{HostOrder, Order, Segments};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
+use crate::device::Device;
 use crate::error::{Error, Result, ensure};
+use crate::ops::BuildPlan;
 use crate::place::Place;
+use crate::tensor::Tensor;
+use crate::view::View;
 
-/// The segments of rows that share one weight matrix: group `g` owns rows `offsets[g]..offsets[g + 1]`.
-///
-/// Valid by construction: ascending, from 0 to the number of rows.
-#[derive(Clone, Copy, Debug)]
-pub enum Segments<'a> {
-    /// One group with all rows: an ordinary matrix product.
-    Whole(usize),
-    /// The segments of an [`Order`].
-    Sorted(&'a Order),
-}
-
-impl Segments<'_> {
-    /// Number of groups.
-    pub fn groups(&self) -> usize {
-        match self {
-            Segments::Whole(_) => 1,
-            Segments::Sorted(order) => order.offsets.len() - 1,
-        }
-    }
-
-    /// Number of rows of all groups together.
-    pub fn rows(&self) -> usize {
-        match self {
-            Segments::Whole(rows) => *rows,
-            Segments::Sorted(order) => order.rows(),
-        }
-    }
-
-    /// First row of each group, then the number of rows.
-    pub fn bounds(&self) -> Vec<usize> {
-        match self {
-            Segments::Whole(rows) => vec![0, *rows],
-            Segments::Sorted(order) => order.offsets.iter().map(|&o| o as usize).collect(),
-        }
-    }
-}
-
-/// A stable order of (token, slot) pairs by group, and its inverse.
-///
-/// With `fan` slots a token, choice `c = token * fan + slot`; row `p` of a sorted buffer holds choice
-/// `source[p]`, and choice `c` lies at row `place[c]`. Rows of one group keep the order of their choices.
-#[derive(Clone, Debug)]
-pub struct Order {
-    fan: usize,
-    offsets: Vec<u32>, // [groups + 1]
-    source: Vec<u32>,  // [rows] -> choice
-    place: Vec<u32>,   // [choices] -> row
-    #[cfg(feature = "cuda")]
-    device: Option<DeviceOrder>,
-}
-
-/// A copy of an order on a CUDA device.
-#[cfg(feature = "cuda")]
-#[derive(Clone, Debug)]
-struct DeviceOrder {
-    on: Place,
-    offsets: Arc<CudaSlice<u32>>,
-    source: Arc<CudaSlice<u32>>,
-    place: Arc<CudaSlice<u32>>,
-}
-
-/// The addresses of an order's arrays on a CUDA device.
-#[cfg(feature = "cuda")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OrderAddresses {
-    /// `[groups + 1]`: first row of each group, then the number of rows.
-    pub offsets: u64,
-    /// `[rows]` -> choice.
-    pub source: u64,
-    /// `[choices]` -> row.
-    pub place: u64,
-}
-
-impl PartialEq for Order {
-    /// Whether it is the same order, wherever copies of it are.
-    fn eq(&self, other: &Self) -> bool {
-        let Order { fan, offsets, source, place, .. } = self;
-        (fan, offsets, source, place) == (&other.fan, &other.offsets, &other.source, &other.place)
-    }
-}
-
-impl Eq for Order {}
-
-impl Order {
-    /// All choices in group 0, in their own order.
-    fn identity(tokens: usize, fan: usize, groups: usize) -> Self {
-        let rows = (tokens * fan) as u32;
-        let mut offsets = vec![rows; groups + 1];
-        offsets[0] = 0;
-        Order {
-            fan,
-            offsets,
-            source: (0..rows).collect(),
-            place: (0..rows).collect(),
-            #[cfg(feature = "cuda")]
-            device: None,
-        }
-    }
-
-    /// Sorts by group: a stable counting sort, O(rows + groups).
-    fn sort(&mut self, ids: impl Iterator<Item = u32> + Clone) {
-        #[cfg(feature = "cuda")]
-        {
-            self.device = None;
-        }
-        self.offsets.fill(0);
-        for id in ids.clone() {
-            self.offsets[id as usize + 1] += 1;
-        }
-        for g in 1..self.offsets.len() {
-            self.offsets[g] += self.offsets[g - 1];
-        }
-        let mut next = self.offsets.clone();
-        for (choice, id) in ids.enumerate() {
-            let row = next[id as usize];
-            next[id as usize] += 1;
-            self.source[row as usize] = choice as u32;
-            self.place[choice] = row;
-        }
-    }
-
-    /// Whether kernels of `place` can read it.
-    pub(crate) fn place_is(&self, place: Place) -> bool {
-        match place {
-            Place::Host => true,
-            #[cfg(feature = "cuda")]
-            place => self.device.as_ref().is_some_and(|d| d.on == place),
-            #[cfg(not(feature = "cuda"))]
-            _ => false,
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    fn upload(&mut self, cuda: &Cuda) -> Result<()> {
-        let copy = |values: &[u32]| {
-            Ok(Arc::new(if values.is_empty() { cuda.zeros(0)? } else { cuda.upload(values)? }))
-        };
-        self.device = Some(DeviceOrder {
-            on: cuda.place(),
-            offsets: copy(&self.offsets)?,
-            source: copy(&self.source)?,
-            place: copy(&self.place)?,
-        });
-        Ok(())
-    }
-
-    /// Where the copy on a device is.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn addresses(&self, cuda: &Cuda) -> Result<OrderAddresses> {
-        let Some(device) = self.device.as_ref().filter(|d| d.on == cuda.place()) else {
-            let values = format!("device = {cuda}");
-            return Err(Error::Rule { op: "Plan", rule: "the plan was copied to the device", values });
-        };
-        let address = |slice: &CudaSlice<u32>| Ok(cuda.view(slice, 0, [slice.len()], [1])?.address());
-        Ok(OrderAddresses {
-            offsets: address(&device.offsets)?,
-            source: address(&device.source)?,
-            place: address(&device.place)?,
-        })
-    }
-
-    /// Number of rows: tokens x fan.
-    pub fn rows(&self) -> usize {
-        self.source.len()
-    }
-
-    /// Number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.source.len() / self.fan
-    }
-
-    /// Number of groups.
-    pub fn groups(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    /// Slots per token.
-    pub fn fan(&self) -> usize {
-        self.fan
-    }
-
-    /// First row of each group, then the number of rows: `[groups + 1]`.
-    pub fn offsets(&self) -> &[u32] {
-        &self.offsets
-    }
-
-    /// The choice (`token * fan + slot`) at each row: `[rows]`.
-    pub fn source(&self) -> &[u32] {
-        &self.source
-    }
-
-    /// The row of each choice: `[tokens * fan]`.
-    pub fn place(&self) -> &[u32] {
-        &self.place
-    }
-
-    /// The segments of this order, for a grouped product.
-    pub fn segments(&self) -> Segments<'_> {
-        Segments::Sorted(self)
-    }
-}
+/// Of [`Plan::status`]: no token was refused.
+const FINE: u32 = u32::MAX;
 
 /// The two orders of a routed batch: tokens by cluster, and (token, slot) pairs by expert.
 ///
 /// Expert `e` belongs to cluster `e / (experts / clusters)`, so the second order refines the first. A plan
-/// cannot hold an index out of range: [`Plan::build`] checks every id it is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// cannot hold an index out of range: [`BuildPlan`] checks every id it is given, on every device.
+#[derive(Debug)]
 pub struct Plan {
+    device: Device,
     by_cluster: Order,
     by_expert: Order,
+    /// First token that the last build on a CUDA device refused, or [`FINE`].
+    status: Tensor<u32, 1>, // [1]
+    /// Of the build on a CUDA device.
+    workspace: Tensor<u32, 1>,
 }
 
 impl Plan {
-    /// A plan for `tokens` tokens with `topk` slots each; until built it sends every choice to expert 0.
+    /// A plan in host memory, for `tokens` tokens with `topk` slots each; until built it sends every token to the first
+    /// experts of cluster 0.
     pub fn new(tokens: usize, topk: usize, experts: usize, clusters: usize) -> Result<Self> {
+        Self::on(&Device::cpu(), tokens, topk, experts, clusters)
+    }
+
+    /// As [`Plan::new`], where `device` works. On a CUDA device `topk` is at most 16, and there are at most 1,024
+    /// experts; building there takes no memory and does not wait.
+    pub fn on(device: &Device, tokens: usize, topk: usize, experts: usize, clusters: usize) -> Result<Self> {
         ensure!(
             "Plan",
             clusters >= 1 && experts.is_multiple_of(clusters),
@@ -239,55 +56,98 @@ impl Plan {
             experts = experts,
             clusters = clusters
         );
-        let rows = tokens.checked_mul(topk);
-        ensure!("Plan", rows.is_some_and(|n| n < u32::MAX as usize), tokens = tokens, topk = topk);
-        let by_cluster = Order::identity(tokens, 1, clusters);
-        Ok(Plan { by_cluster, by_expert: Order::identity(tokens, topk, experts) })
+        #[cfg(feature = "cuda")]
+        if device.as_cuda().is_some() {
+            device::check(topk, experts)?;
+        }
+        countable(tokens, topk)?;
+        let mut plan = Plan {
+            device: device.clone(),
+            by_cluster: Order::unsorted(device, tokens, 1, clusters)?,
+            by_expert: Order::unsorted(device, tokens, topk, experts)?,
+            status: device.zeros([1])?,
+            workspace: device.zeros([0])?,
+        };
+        plan.clear()?;
+        Ok(plan)
     }
 
-    /// Sorts the choices of a router: `cluster` is `[tokens]`, `expert` is `[tokens, topk]`.
+    /// As it is until built.
+    fn clear(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = self.device.as_cuda().cloned() {
+            let len = device::workspace_len(self.tokens(), self.experts(), self.clusters());
+            self.workspace.resize(len)?;
+            return self.enqueue(&cuda, None);
+        }
+        let (tokens, topk) = (self.tokens(), self.topk() as u32);
+        self.status.host_mut()?[0] = FINE;
+        self.by_cluster.sort((0..tokens).map(|_| 0))?;
+        self.by_expert.sort((0..tokens).flat_map(|_| 0..topk))
+    }
+
+    /// Sorts the choices of a router in host memory: `cluster` is `[tokens]`, `expert` is `[tokens, topk]`.
     ///
-    /// Errors, leaving the plan as it was, if an id is out of range, an expert lies outside its token's cluster,
-    /// or a token names one twice. Stable: rows of a group are in token order.
+    /// As [`BuildPlan`] for a plan in host memory, which has the rules.
     pub fn build(&mut self, cluster: &[u32], expert: &[u32]) -> Result<()> {
         let (tokens, topk) = (self.tokens(), self.topk());
         ensure!("Plan", cluster.len() == tokens, cluster = cluster.len(), tokens = tokens);
         ensure!("Plan", expert.len() == tokens * topk, expert = expert.len(), tokens = tokens, topk = topk);
+        let (cluster, expert) = (View::new(cluster, [tokens])?, View::new(expert, [tokens, topk])?);
+        Device::cpu().run(BuildPlan { cluster, expert, plan: self })
+    }
+
+    /// [`BuildPlan`] on the host.
+    pub(crate) fn sort(&mut self, cluster: View<'_, u32, 1>, expert: View<'_, u32, 2>) -> Result<()> {
         let (clusters, per) = (self.clusters() as u32, self.experts() / self.clusters());
-        for (token, (&g, chosen)) in cluster.iter().zip(expert.chunks_exact(topk)).enumerate() {
+        let topk = self.topk();
+        for (token, &g) in cluster.as_slice().iter().enumerate() {
+            let chosen = expert.row(token);
             let inside = |&e: &u32| e as usize / per == g as usize;
             let repeated = |i: usize| chosen[..i].contains(&chosen[i]);
             if g >= clusters || !chosen.iter().all(inside) || (1..topk).any(repeated) {
-                let values = format!("token = {token}, cluster = {g}, expert = {chosen:?}");
-                let rule = "the experts of a token are distinct and lie in its cluster";
-                return Err(Error::Rule { op: "Plan", rule, values });
+                return Err(refused(format!("token = {token}, cluster = {g}, expert = {chosen:?}")));
             }
         }
-        self.by_cluster.sort(cluster.iter().copied());
-        self.by_expert.sort(expert.iter().copied());
-        Ok(())
+        self.by_cluster.sort(cluster.as_slice().iter().copied())?;
+        self.by_expert.sort((0..expert.dim(0)).flat_map(|t| expert.row(t).iter().copied()))
     }
 
-    /// Makes this a plan for another number of tokens, unless it is one; until built as after [`Plan::new`].
+    /// Errors if the last build met a token whose choices it could not use. Waits for the device, unless the plan is in
+    /// host memory, where the build itself fails.
+    pub fn status(&self) -> Result<()> {
+        let first = self.status.to_vec()?[0];
+        if first == FINE { Ok(()) } else { Err(refused(format!("first token = {first}"))) }
+    }
+
+    /// Makes this a plan for another number of tokens, unless it is one; until built as after [`Plan::new`]. Memory is
+    /// taken only for more tokens than there ever were.
     pub fn resize(&mut self, tokens: usize) -> Result<()> {
-        if tokens != self.tokens() {
-            *self = Plan::new(tokens, self.topk(), self.experts(), self.clusters())?;
+        if tokens == self.tokens() {
+            return Ok(());
         }
-        Ok(())
+        countable(tokens, self.topk())?;
+        self.by_cluster.resize(tokens)?;
+        self.by_expert.resize(tokens)?;
+        self.clear()
     }
 
-    /// Copies the orders to a CUDA device, so that operations there can use them, until the next
-    /// [`build`](Plan::build).
+    /// Copies the orders of a plan in host memory to a CUDA device, so that operations there can use them, until the
+    /// next [`build`](Plan::build).
     #[cfg(feature = "cuda")]
     pub fn upload(&mut self, cuda: &Cuda) -> Result<()> {
         self.by_cluster.upload(cuda)?;
         self.by_expert.upload(cuda)
     }
 
+    /// Where it was made, and can be built.
+    pub fn place(&self) -> Place {
+        self.by_cluster.home()
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        let order = |o: &Order| 4 * (o.offsets.len() + o.source.len() + o.place.len()) as u64;
-        order(&self.by_cluster) + order(&self.by_expert)
+        self.by_cluster.bytes() + self.by_expert.bytes() + self.status.bytes() + self.workspace.bytes()
     }
 
     /// Number of tokens.
@@ -297,7 +157,7 @@ impl Plan {
 
     /// Slots per token.
     pub fn topk(&self) -> usize {
-        self.by_expert.fan
+        self.by_expert.fan()
     }
 
     /// Number of experts.
@@ -319,4 +179,16 @@ impl Plan {
     pub fn by_expert(&self) -> &Order {
         &self.by_expert
     }
+}
+
+/// Rows have to be counted in 32 bits.
+fn countable(tokens: usize, topk: usize) -> Result<()> {
+    let rows = tokens.checked_mul(topk);
+    ensure!("Plan", rows.is_some_and(|n| n < u32::MAX as usize), tokens = tokens, topk = topk);
+    Ok(())
+}
+
+/// Choices that no plan can hold.
+fn refused(values: String) -> Error {
+    Error::Rule { op: "Plan", rule: "the experts of a token are distinct and lie in its cluster", values }
 }

@@ -16,7 +16,7 @@ struct Shape<'a> {
 
 /// Product of every (row, out, in) triple, given to `visit` with the row's group.
 fn triples(s: &Shape, mut visit: impl FnMut(usize, usize, usize, usize)) {
-    for (g, rows) in s.segments.bounds().windows(2).enumerate() {
+    for (g, rows) in s.segments.bounds().unwrap().windows(2).enumerate() {
         for (p, o, i) in (rows[0]..rows[1])
             .flat_map(|p| (0..s.out).flat_map(move |o| (0..s.inner).map(move |i| (p, o, i))))
         {

@@ -48,10 +48,11 @@ fn run_case<T: Elem>(case: &Routed, inner: usize, weighted: bool) {
     let z = Guarded::<T, 2>::normal(&mut rng, [rows, 2 * inner], 2.0);
     let dh = Guarded::<T, 2>::normal(&mut rng, [rows, inner], 1.0);
     let of_row = |&choice: &u32| if weighted { weight.values()[choice as usize] } else { 1.0 };
-    let by_row: Vec<f64> = order.source().iter().map(of_row).collect();
+    let by_row: Vec<f64> = order.host().unwrap().source.iter().map(of_row).collect();
     let want_h = forward(&z.values(), &by_row, inner);
     let (want_dz, by_row) = backward(&z.values(), &by_row, &dh.values(), inner);
-    let want_dweight: Vec<f64> = order.place().iter().map(|&row| by_row[row as usize]).collect();
+    let want_dweight: Vec<f64> =
+        order.host().unwrap().place.iter().map(|&row| by_row[row as usize]).collect();
     for device in all_devices() {
         plan_on(&mut plan, &device);
         let order = plan.by_expert();

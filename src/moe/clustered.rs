@@ -10,8 +10,8 @@ use super::{Backward, Forward};
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{
-    Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, Route,
-    RouteBackward, Routing,
+    BuildPlan, Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
+    Route, RouteBackward, Routing,
 };
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -72,7 +72,7 @@ pub(super) fn forward<T: Elem>(
     routing.resize(x.dim(0))?;
     device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
     plan.resize(x.dim(0))?;
-    plan.build(routing.cluster.host()?, routing.expert.host()?)?;
+    device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
     let (mut xs, mut ys) = (ws.rows_a, ws.rows_b);
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);

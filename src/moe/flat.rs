@@ -8,8 +8,8 @@ use super::{Backward, Forward};
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{
-    Combine, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, Route, RouteBackward, Routing,
-    SlotWeights, SwiGlu, SwiGluBackward,
+    BuildPlan, Combine, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, Route, RouteBackward,
+    Routing, SlotWeights, SwiGlu, SwiGluBackward,
 };
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -59,7 +59,7 @@ pub(super) fn forward<T: Elem>(
     routing.resize(x.dim(0))?;
     device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
     plan.resize(x.dim(0))?;
-    plan.build(routing.cluster.host()?, routing.expert.host()?)?;
+    device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_expert(), plan.by_expert().segments());
     let weights = Some(SlotWeights { weight: routing.weight.view(), order });
     let (mut xs, mut ys, mut h) = (ws.rows_a, ws.rows_b, ws.wide);

@@ -90,7 +90,7 @@ impl Layer {
         let Shape { inner, experts, clusters, topk, .. } = self.shape;
         let factors = self.shape.factors();
         let routing = || Routing::new(device, tokens, topk, experts, clusters);
-        let plan = || Plan::new(tokens, topk, experts, clusters);
+        let plan = || Plan::on(device, tokens, topk, experts, clusters);
         Ok(match self.kind {
             FfnKind::Dense => Saved::Dense(dense::Saved { z: device.zeros([tokens, 2 * inner])? }),
             FfnKind::Flat => Saved::Flat(flat::Saved {

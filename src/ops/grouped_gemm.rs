@@ -98,7 +98,7 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let bounds = self.segments.bounds();
+        let bounds = self.segments.bounds()?;
         let groups = self.y.cut(0, &bounds).into_iter().zip(bounds.windows(2)).enumerate();
         let product = |(g, (c, rows)): (usize, (_, &[usize]))| Product {
             c,
@@ -144,7 +144,7 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let bounds = self.segments.bounds();
+        let bounds = self.segments.bounds()?;
         let groups = self.dx.cut(0, &bounds).into_iter().zip(bounds.windows(2)).enumerate();
         let product = |(g, (c, rows)): (usize, (_, &[usize]))| Product {
             c,
@@ -186,7 +186,7 @@ impl<T: Elem> Op for GroupedGemmWgrad<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let bounds = self.segments.bounds();
+        let bounds = self.segments.bounds()?;
         let groups = self.dw.into_matrices().into_iter().zip(bounds.windows(2));
         let product = |(c, rows): (_, &[usize])| Product {
             c,

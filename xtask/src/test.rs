@@ -41,9 +41,13 @@ const CUDA_TESTS: &[&str] = &[
     "cross_entropy",
     "embedding",
     "global_norm",
+    "gram",
     "permute",
+    "plan",
+    "residual_gram",
     "rms_norm",
     "rope",
+    "similarity",
     "swiglu",
     "tensor",
 ];
