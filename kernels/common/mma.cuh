@@ -84,8 +84,8 @@ __device__ uint32_t pair_of(float x, float y) {
     return bits;
 }
 
-// Rows, columns and k of a fragment inside its tile are multiples of 16, 16 and Mma<T>::K. Since the permutation of a
-// tile repeats every 8 rows, the lane's own part of an address is worked out once, and the rest is an offset.
+// Fragments begin at rows of a tile that are multiples of 8 (those of f32 that lie K first: of 4). Since the permutation
+// of a tile repeats every 8 rows, a lane's own part of an address is worked out once, and the rest is an offset.
 
 /// Fragments of 16-bit elements: tensor cores.
 template <class T>
@@ -241,6 +241,13 @@ struct Mma<F32> {
         }
     }
 };
+
+/// Brings a whole chunk of global memory to shared memory, or zeros. As copy_chunk<true>, for rows of whole chunks: the
+/// address then needs no correction for the bytes that are there.
+template <class T>
+__device__ void copy_whole_chunk(T* to, const T* from, bool present) {
+    cp_async_16_or_zeros(shared_address(to), from, present);
+}
 
 /// Brings one chunk of a row of global memory to shared memory: its first `count` elements (at most a chunk), then
 /// zeros. `ALIGNED`: the row starts at a multiple of 16 bytes, and the copy is asynchronous; else it is done on return.
