@@ -15,6 +15,8 @@ mod copy;
 mod cross_entropy;
 mod embedding;
 mod expand;
+#[cfg(feature = "cuda")]
+mod expand_cuda;
 mod expand_tile;
 mod global_norm;
 mod gram;

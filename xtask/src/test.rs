@@ -40,6 +40,7 @@ const CUDA_TESTS: &[&str] = &[
     "copy",
     "cross_entropy",
     "embedding",
+    "expand",
     "global_norm",
     "gram",
     "grouped_gemm",
