@@ -40,6 +40,7 @@ const CUDA_TESTS: &[&str] = &[
     "centroid_ema",
     "copy",
     "cross_entropy",
+    "cuda_fuzz",
     "embedding",
     "global_norm",
     "permute",
