@@ -6,7 +6,7 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use trimoe::ops::{
-    Attention, CentroidEma, Combine, Expand, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
+    Attention, CentroidEma, Combine, Expand, Gram, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
     RmsNorm, Route, Routing, SwiGlu,
 };
 use trimoe::{Device, Plan, Segments, Tensor};
@@ -176,6 +176,14 @@ fn ops(c: &mut Criterion) {
             device.run(op).expect("attention");
         });
     }
+    let (experts, length) = (32, 1 << 18);
+    let x = fill(&device, [experts, 1, length]);
+    let mut gram = device.zeros([experts, experts]).expect("memory");
+    let mut room = device.zeros([Gram::<f32>::workspace_len(x.shape())]).expect("memory");
+    row(&mut group, "gram", "32 x 256 Ki", Throughput::Elements((experts * experts * length) as u64), || {
+        let (x, gram, workspace) = (x.view(), gram.view_mut(), room.view_mut());
+        device.run(Gram { x, gram, workspace, accumulate: false }).expect("gram");
+    });
     let (m, n, k) = (1024, 1024, 1024);
     let (x, w, mut y) = (fill(&device, [m, k]), fill(&device, [1, n, k]), fill(&device, [m, n]));
     row(&mut group, "gemm", "1024", Throughput::Elements(2 * (m * n * k) as u64), || {

@@ -293,6 +293,14 @@ impl<T> ViewMut<'_, T, 2> {
     }
 }
 
+impl<'a, T, const N: usize> View<'a, T, N> {
+    /// The same memory by other indices. Panics if they reach further: for internal use.
+    pub(crate) fn reindex<const M: usize>(self, shape: [usize; M], strides: [usize; M]) -> View<'a, T, M> {
+        assert!(extent(shape, strides) <= extent(self.shape, self.strides) && strides[M - 1] == 1);
+        View { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
 impl<'a, T> View<'a, T, 3> {
     /// The matrix at index `i` of the first dimension.
     pub(crate) fn matrix(&self, i: usize) -> View<'a, T, 2> {

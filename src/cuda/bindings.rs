@@ -612,6 +612,65 @@ const _: () = {
     ["Offset of field: PlanParams::units"][::core::mem::offset_of!(PlanParams, units) - 104usize];
     ["Offset of field: PlanParams::unit"][::core::mem::offset_of!(PlanParams, unit) - 108usize];
 };
+#[doc = " w[e, o] = base[g, o] + sum over q of b[e, o, q] a[e, q], in f32, for expert e, number k of cluster g. Parameters of\n `moe_residual_*`; launched by the tile `moe_residual_launch` with ceil(rows / tile.rows) blocks along x,\n min(ceil(columns / tile.columns), 65535) along y and one along z for each expert."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ResidualParams {
+    #[doc = " [clusters, rows, columns]"]
+    pub base: u64,
+    #[doc = " [clusters, experts of a cluster, rank, columns]"]
+    pub a: u64,
+    #[doc = " [clusters, experts of a cluster, rows, rank]"]
+    pub b: u64,
+    #[doc = " [experts, rows, columns], f32, without gaps between rows; a multiple of 16"]
+    pub w: u64,
+    pub base_cluster_stride: u64,
+    pub base_row_stride: u64,
+    pub a_cluster_stride: u64,
+    pub a_expert_stride: u64,
+    pub a_row_stride: u64,
+    pub b_cluster_stride: u64,
+    pub b_expert_stride: u64,
+    pub b_row_stride: u64,
+    #[doc = " A multiple of 4."]
+    pub w_stride: u64,
+    pub rows: u32,
+    pub columns: u32,
+    pub rank: u32,
+    #[doc = " Experts of a cluster."]
+    pub per: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResidualParams"][::core::mem::size_of::<ResidualParams>() - 120usize];
+    ["Alignment of ResidualParams"][::core::mem::align_of::<ResidualParams>() - 8usize];
+    ["Offset of field: ResidualParams::base"][::core::mem::offset_of!(ResidualParams, base) - 0usize];
+    ["Offset of field: ResidualParams::a"][::core::mem::offset_of!(ResidualParams, a) - 8usize];
+    ["Offset of field: ResidualParams::b"][::core::mem::offset_of!(ResidualParams, b) - 16usize];
+    ["Offset of field: ResidualParams::w"][::core::mem::offset_of!(ResidualParams, w) - 24usize];
+    ["Offset of field: ResidualParams::base_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, base_cluster_stride) - 32usize];
+    ["Offset of field: ResidualParams::base_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, base_row_stride) - 40usize];
+    ["Offset of field: ResidualParams::a_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_cluster_stride) - 48usize];
+    ["Offset of field: ResidualParams::a_expert_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_expert_stride) - 56usize];
+    ["Offset of field: ResidualParams::a_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, a_row_stride) - 64usize];
+    ["Offset of field: ResidualParams::b_cluster_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_cluster_stride) - 72usize];
+    ["Offset of field: ResidualParams::b_expert_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_expert_stride) - 80usize];
+    ["Offset of field: ResidualParams::b_row_stride"]
+        [::core::mem::offset_of!(ResidualParams, b_row_stride) - 88usize];
+    ["Offset of field: ResidualParams::w_stride"]
+        [::core::mem::offset_of!(ResidualParams, w_stride) - 96usize];
+    ["Offset of field: ResidualParams::rows"][::core::mem::offset_of!(ResidualParams, rows) - 104usize];
+    ["Offset of field: ResidualParams::columns"][::core::mem::offset_of!(ResidualParams, columns) - 108usize];
+    ["Offset of field: ResidualParams::rank"][::core::mem::offset_of!(ResidualParams, rank) - 112usize];
+    ["Offset of field: ResidualParams::per"][::core::mem::offset_of!(ResidualParams, per) - 116usize];
+};
 #[doc = " Parameters of `moe_rms_norm_*`; launched by the tile `moe_rms_norm_launch` over `rows`, below 2^31."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -764,6 +823,101 @@ const _: () = {
     ["Offset of field: RopeParams::inverse"][::core::mem::offset_of!(RopeParams, inverse) - 40usize];
     ["Offset of field: RopeParams::unused"][::core::mem::offset_of!(RopeParams, unused) - 44usize];
 };
+#[doc = " partial[s, (i, j)] = <x_i, x_j> over the s-th span of the experts' chunks. Parameters of `moe_gram_*` and\n `moe_gram_small_*`, which differ in the tile; launched by the tile `moe_gram_launch` (`moe_gram_small_launch`, for\n at most tile.rows experts) with n (n + 1) / 2 blocks along x for n = ceil(experts / tile.rows), and one along y for\n each span.\n\n A chunk is 16 bytes of a row, or what is left of it: an expert has rows ceil(columns / elements of a chunk) of\n them, at most 2^31 with one span more."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GramParams {
+    #[doc = " [experts, rows, columns]"]
+    pub x: u64,
+    #[doc = " [spans, experts (experts + 1) / 2], f64"]
+    pub partial: u64,
+    pub expert_stride: u64,
+    pub row_stride: u64,
+    pub experts: u32,
+    pub rows: u32,
+    pub columns: u32,
+    #[doc = " Chunks of a span, a multiple of tile.columns."]
+    pub span: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GramParams"][::core::mem::size_of::<GramParams>() - 48usize];
+    ["Alignment of GramParams"][::core::mem::align_of::<GramParams>() - 8usize];
+    ["Offset of field: GramParams::x"][::core::mem::offset_of!(GramParams, x) - 0usize];
+    ["Offset of field: GramParams::partial"][::core::mem::offset_of!(GramParams, partial) - 8usize];
+    ["Offset of field: GramParams::expert_stride"]
+        [::core::mem::offset_of!(GramParams, expert_stride) - 16usize];
+    ["Offset of field: GramParams::row_stride"][::core::mem::offset_of!(GramParams, row_stride) - 24usize];
+    ["Offset of field: GramParams::experts"][::core::mem::offset_of!(GramParams, experts) - 32usize];
+    ["Offset of field: GramParams::rows"][::core::mem::offset_of!(GramParams, rows) - 36usize];
+    ["Offset of field: GramParams::columns"][::core::mem::offset_of!(GramParams, columns) - 40usize];
+    ["Offset of field: GramParams::span"][::core::mem::offset_of!(GramParams, span) - 44usize];
+};
+#[doc = " gram[i, j] = gram[j, i] = sum over s of partial[s, (i, j)], in the order of s strided by tile.rows. Parameters of\n `moe_gram_sum`, launched with ceil(experts (experts + 1) / 2 / tile.columns) blocks along x of the tile\n `moe_gram_sum_launch`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GramSumParams {
+    #[doc = " [spans, experts (experts + 1) / 2], f64"]
+    pub partial: u64,
+    #[doc = " [experts, experts], f64"]
+    pub gram: u64,
+    pub gram_stride: u64,
+    pub experts: u32,
+    pub spans: u32,
+    #[doc = " 1: add to gram, of which the lower half counts; 0: overwrite it"]
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GramSumParams"][::core::mem::size_of::<GramSumParams>() - 40usize];
+    ["Alignment of GramSumParams"][::core::mem::align_of::<GramSumParams>() - 8usize];
+    ["Offset of field: GramSumParams::partial"][::core::mem::offset_of!(GramSumParams, partial) - 0usize];
+    ["Offset of field: GramSumParams::gram"][::core::mem::offset_of!(GramSumParams, gram) - 8usize];
+    ["Offset of field: GramSumParams::gram_stride"]
+        [::core::mem::offset_of!(GramSumParams, gram_stride) - 16usize];
+    ["Offset of field: GramSumParams::experts"][::core::mem::offset_of!(GramSumParams, experts) - 24usize];
+    ["Offset of field: GramSumParams::spans"][::core::mem::offset_of!(GramSumParams, spans) - 28usize];
+    ["Offset of field: GramSumParams::accumulate"]
+        [::core::mem::offset_of!(GramSumParams, accumulate) - 32usize];
+    ["Offset of field: GramSumParams::unused"][::core::mem::offset_of!(GramSumParams, unused) - 36usize];
+};
+#[doc = " s[i, j] = s[j, i] = alpha cos(param)[i, j] + (1 - alpha) cos(act)[i, j] for j < i, s[i, i] = 1, where\n cos(g)[i, j] = g[i, j] / sqrt(g[i, i]) / sqrt(g[j, j]), or 0 without a positive norm. Parameters of\n `moe_similarity_F64`, launched with ceil(experts (experts + 1) / 2 / tile.columns) blocks along x of the tile\n `moe_similarity_launch`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct SimilarityParams {
+    #[doc = " [experts, experts], f64: the lower half is read"]
+    pub param: u64,
+    #[doc = " [experts, experts], f64: the lower half is read"]
+    pub act: u64,
+    #[doc = " [experts, experts], f64"]
+    pub s: u64,
+    pub param_stride: u64,
+    pub act_stride: u64,
+    pub s_stride: u64,
+    pub alpha: f64,
+    pub experts: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SimilarityParams"][::core::mem::size_of::<SimilarityParams>() - 64usize];
+    ["Alignment of SimilarityParams"][::core::mem::align_of::<SimilarityParams>() - 8usize];
+    ["Offset of field: SimilarityParams::param"][::core::mem::offset_of!(SimilarityParams, param) - 0usize];
+    ["Offset of field: SimilarityParams::act"][::core::mem::offset_of!(SimilarityParams, act) - 8usize];
+    ["Offset of field: SimilarityParams::s"][::core::mem::offset_of!(SimilarityParams, s) - 16usize];
+    ["Offset of field: SimilarityParams::param_stride"]
+        [::core::mem::offset_of!(SimilarityParams, param_stride) - 24usize];
+    ["Offset of field: SimilarityParams::act_stride"]
+        [::core::mem::offset_of!(SimilarityParams, act_stride) - 32usize];
+    ["Offset of field: SimilarityParams::s_stride"]
+        [::core::mem::offset_of!(SimilarityParams, s_stride) - 40usize];
+    ["Offset of field: SimilarityParams::alpha"][::core::mem::offset_of!(SimilarityParams, alpha) - 48usize];
+    ["Offset of field: SimilarityParams::experts"]
+        [::core::mem::offset_of!(SimilarityParams, experts) - 56usize];
+    ["Offset of field: SimilarityParams::unused"]
+        [::core::mem::offset_of!(SimilarityParams, unused) - 60usize];
+};
 #[doc = " Parameters of `moe_swiglu_*`; launched by the tile `moe_swiglu_launch` over `rows` and `inner`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -884,6 +1038,8 @@ unsafe impl cudarc::driver::DeviceRepr for CombineBackwardParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for PlanParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ResidualParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RmsNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RmsNormBackwardParams {}
@@ -891,6 +1047,12 @@ unsafe impl cudarc::driver::DeviceRepr for RmsNormBackwardParams {}
 unsafe impl cudarc::driver::DeviceRepr for RmsNormDgainParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RopeParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GramParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GramSumParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for SimilarityParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for SwiGluParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -1,7 +1,7 @@
 //! The operations: one struct each, whose public fields are its arguments.
 //!
 //! `device.run(Permute { x, order, y })?` checks the rules, then runs. Activations and weights are [`Elem`](crate::Elem)s
-//! (f32, bf16, f16), statistics and gradients of weights are f32. Weights are stored `[out, in]`, so a
+//! (f32, bf16, f16), statistics and gradients of weights are f32, dot products between experts f64. Weights are stored `[out, in]`, so a
 //! product reads `y = x w^T`.
 
 mod adamw;
@@ -18,12 +18,16 @@ mod embedding;
 mod expand;
 mod expand_tile;
 mod global_norm;
+mod gram;
 mod grouped_gemm;
 mod permute;
+mod residual_form;
+mod residual_gram;
 mod rms_norm;
 mod rope;
 mod route;
 mod routing;
+mod similarity;
 mod swiglu;
 
 pub use adamw::AdamW;
@@ -37,12 +41,15 @@ pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};
 pub use expand::{Expand, ExpandBackward};
 pub use global_norm::GlobalNorm;
+pub use gram::Gram;
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
 pub use permute::{Combine, CombineBackward, Permute};
+pub use residual_gram::ResidualGram;
 pub use rms_norm::{RmsNorm, RmsNormBackward};
 pub use rope::Rope;
 pub use route::{Route, RouteBackward};
 pub use routing::{RouteLoss, RouteStats, Routing};
+pub use similarity::Similarity;
 pub use swiglu::{SlotWeights, SwiGlu, SwiGluBackward};
 
 #[cfg(feature = "cuda")]

@@ -156,6 +156,20 @@ impl<T: Elem, const N: usize> Guarded<T, N> {
     }
 }
 
+impl<T: Elem> Guarded<T, 3> {
+    /// The same values without gaps between the rows of a matrix.
+    pub fn gapless(&self) -> Self {
+        let [matrices, rows, columns] = self.shape;
+        let mut out = Self::nan([matrices, 1, rows * columns]);
+        (out.shape, out.strides[1]) = (self.shape, columns);
+        for i in 0..self.len() {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        }
+        out
+    }
+}
+
 impl Guarded<u32, 1> {
     /// Ids, between numbers that are none.
     pub fn ids(ids: &[u32]) -> Self {
@@ -170,6 +184,36 @@ impl Guarded<f64, 1> {
     /// A workspace, all NaN.
     pub fn room(len: usize) -> Self {
         Self::filled(f64::NAN, [len])
+    }
+}
+
+impl Guarded<f64, 2> {
+    /// All NaN: an output that must be written completely.
+    pub fn square(size: usize) -> Self {
+        Self::filled(f64::NAN, [size, size])
+    }
+
+    /// Row-major `values`.
+    pub fn square_of(values: &[f64], size: usize) -> Self {
+        let mut out = Self::square(size);
+        assert_eq!(values.len(), size * size);
+        for (i, &v) in values.iter().enumerate() {
+            let at = out.at(i);
+            out.data[at] = v;
+        }
+        out
+    }
+}
+
+impl<const N: usize> Guarded<f64, N> {
+    /// The values in row-major order, after asserting that nothing around them was written.
+    pub fn written_f64(&self) -> Vec<f64> {
+        let data = self.current();
+        let inside: Vec<usize> = (0..self.len()).map(|i| self.at(i)).collect();
+        let mut around = data.clone();
+        inside.iter().for_each(|&at| around[at] = f64::NAN);
+        assert!(around.iter().all(|v| v.is_nan()), "written outside");
+        inside.into_iter().map(|at| data[at]).collect()
     }
 }
 

@@ -43,10 +43,13 @@ const CUDA_TESTS: &[&str] = &[
     "cuda_fuzz",
     "embedding",
     "global_norm",
+    "gram",
     "permute",
     "plan",
+    "residual_gram",
     "rms_norm",
     "rope",
+    "similarity",
     "swiglu",
     "tensor",
 ];
