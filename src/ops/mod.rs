@@ -16,12 +16,17 @@ mod copy;
 mod cross_entropy;
 mod embedding;
 mod expand;
+#[cfg(feature = "cuda")]
+mod expand_cuda;
 mod expand_tile;
 mod global_norm;
 mod gram;
 mod grouped_gemm;
 #[cfg(feature = "cuda")]
 mod grouped_gemm_launch;
+mod int4;
+mod int4_gemm;
+mod int4_gemm_form;
 mod permute;
 mod residual_form;
 mod residual_gram;
@@ -45,6 +50,8 @@ pub use expand::{Expand, ExpandBackward};
 pub use global_norm::GlobalNorm;
 pub use gram::Gram;
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
+pub use int4::{DequantizeInt4, FakeQuantInt4, QuantizeInt4};
+pub use int4_gemm::{Int4Gemm, Int4GemmDgrad};
 pub use permute::{Combine, CombineBackward, Permute};
 pub use residual_gram::ResidualGram;
 pub use rms_norm::{RmsNorm, RmsNormBackward};
