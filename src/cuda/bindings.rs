@@ -204,6 +204,46 @@ const _: () = {
     ["Offset of field: AttentionBackwardParams::scale"]
         [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
 };
+#[doc = " mu[e] = (1 - beta) mu[e] + beta mean over rows r of expert e of x[source[r] / fan], for every e that has rows.\n Parameters of `moe_centroid_ema_*`; launched by the tile `moe_centroid_ema_launch` over `experts` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CentroidEmaParams {
+    #[doc = " [tokens, hidden]"]
+    pub x: u64,
+    #[doc = " [experts, hidden], f32"]
+    pub mu: u64,
+    #[doc = " [experts + 1], u32"]
+    pub offsets: u64,
+    #[doc = " [tokens fan], u32"]
+    pub source: u64,
+    pub x_stride: u64,
+    pub mu_stride: u64,
+    pub experts: u32,
+    pub hidden: u32,
+    pub fan: u32,
+    pub beta: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CentroidEmaParams"][::core::mem::size_of::<CentroidEmaParams>() - 64usize];
+    ["Alignment of CentroidEmaParams"][::core::mem::align_of::<CentroidEmaParams>() - 8usize];
+    ["Offset of field: CentroidEmaParams::x"][::core::mem::offset_of!(CentroidEmaParams, x) - 0usize];
+    ["Offset of field: CentroidEmaParams::mu"][::core::mem::offset_of!(CentroidEmaParams, mu) - 8usize];
+    ["Offset of field: CentroidEmaParams::offsets"]
+        [::core::mem::offset_of!(CentroidEmaParams, offsets) - 16usize];
+    ["Offset of field: CentroidEmaParams::source"]
+        [::core::mem::offset_of!(CentroidEmaParams, source) - 24usize];
+    ["Offset of field: CentroidEmaParams::x_stride"]
+        [::core::mem::offset_of!(CentroidEmaParams, x_stride) - 32usize];
+    ["Offset of field: CentroidEmaParams::mu_stride"]
+        [::core::mem::offset_of!(CentroidEmaParams, mu_stride) - 40usize];
+    ["Offset of field: CentroidEmaParams::experts"]
+        [::core::mem::offset_of!(CentroidEmaParams, experts) - 48usize];
+    ["Offset of field: CentroidEmaParams::hidden"]
+        [::core::mem::offset_of!(CentroidEmaParams, hidden) - 52usize];
+    ["Offset of field: CentroidEmaParams::fan"][::core::mem::offset_of!(CentroidEmaParams, fan) - 56usize];
+    ["Offset of field: CentroidEmaParams::beta"][::core::mem::offset_of!(CentroidEmaParams, beta) - 60usize];
+};
 #[doc = " Parameters of `moe_copy_*`; launched by the tile `moe_copy_launch` over `rows` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -1615,6 +1655,8 @@ unsafe impl cudarc::driver::DeviceRepr for AddParams {}
 unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CentroidEmaParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -11,6 +11,7 @@ mod attention_backward;
 #[cfg(feature = "cuda")]
 mod attention_kernels;
 mod build_plan;
+mod centroid_ema;
 mod copy;
 mod cross_entropy;
 mod embedding;
@@ -41,6 +42,7 @@ pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
 pub use build_plan::BuildPlan;
+pub use centroid_ema::CentroidEma;
 pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};
