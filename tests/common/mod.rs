@@ -9,6 +9,7 @@ pub mod compare;
 pub mod guarded;
 pub mod oracle;
 pub mod rng;
+pub mod routing;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
 pub use compare::{Bound, assert_within, close, near, norm_wise};
