@@ -90,7 +90,7 @@ impl Placed for Segments<'_> {
     fn is_at(&self, place: Place) -> bool {
         match self {
             Segments::Whole(_) => true,
-            Segments::Sorted(order) => order.is_at(place),
+            Segments::Sorted(order) | Segments::Gathered(order) => order.is_at(place),
         }
     }
 }

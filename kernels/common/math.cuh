@@ -28,7 +28,7 @@ __device__ inline uint32_t warp_id() {
 
 template <class A>
 __host__ __device__ constexpr A ceil_div(A a, A b) {
-    return (a + b - 1) / b;
+    return a / b + (a % b != 0);  // without overflow
 }
 
 /// Row `index` of a matrix.
@@ -64,16 +64,17 @@ __device__ T rounded(float x) {
     }
 }
 
-/// `N` neighbours in memory: one, or 16 (or 8) bytes that move in one instruction.
+/// `N` neighbours in memory: one, or 16 (or 8, or 4) bytes that move in one instruction.
 template <class T, int N>
 struct Vec {
-    static_assert(N == 1 || N * sizeof(T) == 8 || N * sizeof(T) == 16, "one element, 8 or 16 bytes");
+    static constexpr int BYTES = N * sizeof(T);
+    static_assert(N == 1 || BYTES == 4 || BYTES == 8 || BYTES == 16, "one element, 4, 8 or 16 bytes");
     T at[N];
 };
 
 /// What the registers of a vector of so many bytes are.
 template <int BYTES>
-using Raw = std::conditional_t<BYTES == 16, uint4, uint2>;
+using Raw = std::conditional_t<BYTES == 16, uint4, std::conditional_t<BYTES == 8, uint2, uint32_t>>;
 
 /// Elements of `T` in 16 bytes.
 template <class T>
@@ -115,9 +116,9 @@ __device__ void store_global(T* to, const Vec<T, N>& v) {
     }
 }
 
-/// Rounds `N` values and stores them in global memory.
+/// The nearest values of `T`; 16-bit ones are converted by two.
 template <class T, int N>
-__device__ void store_rounded(T* to, const float (&x)[N]) {
+__device__ Vec<T, N> rounded(const float (&x)[N]) {
     Vec<T, N> v;
     if constexpr (std::is_same_v<T, BF16> && N > 1) {
 #pragma unroll
@@ -139,7 +140,13 @@ __device__ void store_rounded(T* to, const float (&x)[N]) {
             v.at[i] = rounded<T>(x[i]);
         }
     }
-    store_global(to, v);
+    return v;
+}
+
+/// Rounds `N` values and stores them in global memory.
+template <class T, int N>
+__device__ void store_rounded(T* to, const float (&x)[N]) {
+    store_global(to, rounded<T>(x));
 }
 
 /// Whether rows of `columns` elements of `T` can be cut into 16-byte vectors. `addresses` and `strides` are those

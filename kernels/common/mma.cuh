@@ -84,6 +84,9 @@ __device__ uint32_t pair_of(float x, float y) {
     return bits;
 }
 
+// Fragments begin at rows of a tile that are multiples of 8 (those of f32 that lie K first: of 4). Since the permutation
+// of a tile repeats every 8 rows, a lane's own part of an address is worked out once, and the rest is an offset.
+
 /// Fragments of 16-bit elements: tensor cores.
 template <class T>
 struct Mma {
@@ -106,7 +109,7 @@ struct Mma {
     template <class S>
     static __device__ A load_a(const S& tile, uint32_t row, uint32_t k) {
         A a;
-        ldmatrix_x4(a.at, shared_address(tile.chunk(row + lane_id() % 16, k / 8 + lane_id() / 16)));
+        ldmatrix_x4(a.at, shared_address(tile.chunk(lane_id() % 16, k / 8 + lane_id() / 16) + row * S::COLS));
         return a;
     }
 
@@ -115,7 +118,8 @@ struct Mma {
     static __device__ A load_a_trans(const S& tile, uint32_t row, uint32_t k) {
         A a;
         const uint32_t lane = lane_id();
-        ldmatrix_x4_trans(a.at, shared_address(tile.chunk(k + lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2)));
+        const auto* from = tile.chunk(lane % 8 + lane / 16 * 8, row / 8 + lane / 8 % 2);
+        ldmatrix_x4_trans(a.at, shared_address(from + k * S::COLS));
         return a;
     }
 
@@ -132,7 +136,8 @@ struct Mma {
     static __device__ void load_b(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
         uint32_t raw[4];
         const uint32_t lane = lane_id();
-        ldmatrix_x4(raw, shared_address(tile.chunk(col + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2)));
+        const auto* from = tile.chunk(lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2);
+        ldmatrix_x4(raw, shared_address(from + col * S::COLS));
         b[0] = {{raw[0], raw[1]}};
         b[1] = {{raw[2], raw[3]}};
     }
@@ -142,7 +147,8 @@ struct Mma {
     static __device__ void load_b_trans(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
         uint32_t raw[4];
         const uint32_t lane = lane_id();
-        ldmatrix_x4_trans(raw, shared_address(tile.chunk(k + lane % 16, col / 8 + lane / 16)));
+        const auto* from = tile.chunk(lane % 16, col / 8 + lane / 16);
+        ldmatrix_x4_trans(raw, shared_address(from + k * S::COLS));
         b[0] = {{raw[0], raw[1]}};
         b[1] = {{raw[2], raw[3]}};
     }
@@ -174,8 +180,8 @@ struct Mma<F32> {
     /// Rows `row..`, columns `k..` of a tile [M, K].
     template <class S>
     static __device__ A load_a(const S& tile, uint32_t row, uint32_t k) {
-        const uint32_t g = row + lane_id() / 4;
-        return {{load<4>(tile.chunk(g, k / 4)), load<4>(tile.chunk(g + 8, k / 4))}};
+        const float* from = tile.chunk(lane_id() / 4, k / 4) + row * S::COLS;
+        return {{load<4>(from), load<4>(from + 8 * S::COLS)}};
     }
 
     /// Columns `row..`, rows `k..` of a tile [K, M].
@@ -207,10 +213,11 @@ struct Mma<F32> {
     /// Rows `col..` and `col + 8..`, columns `k..` of a tile [N, K]: two fragments.
     template <class S>
     static __device__ void load_b(B (&b)[2], const S& tile, uint32_t col, uint32_t k) {
-        const uint32_t first = col + lane_id() % 4 * 2;
+        const float* from = tile.chunk(lane_id() % 4 * 2, k / 4) + col * S::COLS;
+        const float* next = tile.chunk(lane_id() % 4 * 2 + 1, k / 4) + col * S::COLS;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            b[i] = {{load<4>(tile.chunk(first + 8 * i, k / 4)), load<4>(tile.chunk(first + 8 * i + 1, k / 4))}};
+            b[i] = {{load<4>(from + 8 * i * S::COLS), load<4>(next + 8 * i * S::COLS)}};
         }
     }
 
@@ -234,6 +241,13 @@ struct Mma<F32> {
         }
     }
 };
+
+/// Brings a whole chunk of global memory to shared memory, or zeros. As copy_chunk<true>, for rows of whole chunks: the
+/// address then needs no correction for the bytes that are there.
+template <class T>
+__device__ void copy_whole_chunk(T* to, const T* from, bool present) {
+    cp_async_16_or_zeros(shared_address(to), from, present);
+}
 
 /// Brings one chunk of a row of global memory to shared memory: its first `count` elements (at most a chunk), then
 /// zeros. `ALIGNED`: the row starts at a multiple of 16 bytes, and the copy is asynchronous; else it is done on return.

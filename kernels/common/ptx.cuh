@@ -16,6 +16,18 @@ __device__ inline void cp_async_16(uint32_t to, const void* from, uint32_t bytes
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
+/// Copies 16 bytes from global memory or, if not `present`, writes zeros; `from` is not followed then.
+__device__ inline void cp_async_16_or_zeros(uint32_t to, const void* from, bool present) {
+    asm volatile(
+        "{\n\t"
+        ".reg .pred ignore;\n\t"
+        "setp.eq.u32 ignore, %2, 0;\n\t"
+        "cp.async.cg.shared.global [%0], [%1], 16, ignore;\n\t"
+        "}" ::"r"(to),
+        "l"(from), "r"(uint32_t(present))
+        : "memory");
+}
+
 /// As cp_async_16, for 4 bytes.
 __device__ inline void cp_async_4(uint32_t to, const void* from, uint32_t bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");

@@ -1,29 +1,52 @@
 //! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::bounds;
 use crate::elem::{DType, Elem};
+use crate::plan::Segments;
 use crate::view::{View, ViewMut};
 
-/// A matrix operand: a view or its transpose.
+/// A matrix operand: a view, its transpose, or rows gathered from it.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a, T> {
     view: View<'a, T, 2>,
     transposed: bool,
+    /// Row `i` of the operand is row `source[i] / fan` of the view.
+    gather: Option<Gather<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Gather<'a> {
+    source: &'a [u32],
+    fan: usize,
 }
 
 impl<'a, T> Mat<'a, T> {
     /// The transpose of `view`.
     pub(crate) fn t(view: View<'a, T, 2>) -> Self {
-        Mat { view, transposed: true }
+        Mat { view, transposed: true, gather: None }
+    }
+
+    /// Rows `rows` of the input of segments: those of `x`, or those that they gather from it.
+    pub(crate) fn rows_of(x: View<'a, T, 2>, segments: Segments<'a>, rows: Range<usize>) -> Self {
+        let Some(order) = segments.gather() else { return x.narrow(0, rows).into() };
+        let gather = Some(Gather { source: &order.source()[rows], fan: order.fan() });
+        Mat { view: x, transposed: false, gather }
     }
 
     fn shape(&self) -> [usize; 2] {
         let [r, c] = self.view.shape();
+        let r = self.gather.map_or(r, |g| g.source.len());
         if self.transposed { [c, r] } else { [r, c] }
+    }
+
+    /// Row `i`, before the transposition.
+    fn row(&self, i: usize) -> &'a [T] {
+        self.view.row(self.gather.map_or(i, |g| g.source[i] as usize / g.fan))
     }
 
     /// Row and column strides.
@@ -32,15 +55,20 @@ impl<'a, T> Mat<'a, T> {
         if self.transposed { [1, row] } else { [row, 1] }
     }
 
-    fn narrow(self, axis: usize, range: std::ops::Range<usize>) -> Self {
+    fn narrow(self, axis: usize, range: Range<usize>) -> Self {
         let axis = if self.transposed { 1 - axis } else { axis };
-        Mat { view: self.view.narrow(axis, range), ..self }
+        match self.gather {
+            Some(Gather { source, fan }) if axis == 0 => {
+                Mat { gather: Some(Gather { source: &source[range], fan }), ..self }
+            }
+            _ => Mat { view: self.view.narrow(axis, range), ..self },
+        }
     }
 }
 
 impl<'a, T> From<View<'a, T, 2>> for Mat<'a, T> {
     fn from(view: View<'a, T, 2>) -> Self {
-        Mat { view, transposed: false }
+        Mat { view, transposed: false, gather: None }
     }
 }
 
@@ -147,18 +175,18 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
 }
 
 thread_local! {
-    /// f32 copies of half-precision operands and results; unused, and empty, for f32.
+    /// f32 copies of half-precision or gathered operands and of half-precision results.
     static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-/// The operand as f32: itself, or a widened contiguous copy in `scratch`. Returns row and column strides.
+/// The operand as f32: itself, or a widened, gathered contiguous copy in `scratch`. Returns row and column strides.
 fn widen<T: Elem>(mat: &Mat<'_, T>, scratch: &mut Vec<f32>) -> (*const f32, [isize; 2]) {
-    if T::DTYPE == DType::F32 {
+    if T::DTYPE == DType::F32 && mat.gather.is_none() {
         return (mat.view.as_ptr().cast(), mat.strides());
     }
     scratch.clear();
-    for i in 0..mat.view.dim(0) {
-        scratch.extend(mat.view.row(i).iter().map(|v| v.to_f32()));
+    for i in 0..mat.shape()[usize::from(mat.transposed)] {
+        scratch.extend(mat.row(i).iter().map(|v| v.to_f32()));
     }
     let row = mat.view.dim(1) as isize;
     (scratch.as_ptr(), if mat.transposed { [1, row] } else { [row, 1] })

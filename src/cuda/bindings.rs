@@ -380,6 +380,180 @@ const _: () = {
     ["Offset of field: GlobalNormRootParams::partials"]
         [::core::mem::offset_of!(GlobalNormRootParams, partials) - 16usize];
 };
+#[doc = " y[p] = [y[p] +] x[p] w[g]^T for the rows p of group g. Parameters of `moe_grouped_gemm_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GroupedGemmParams {
+    #[doc = " [rows, inputs]; with `source`, [tokens, inputs]"]
+    pub x: u64,
+    #[doc = " [groups, outputs, inputs]"]
+    pub w: u64,
+    #[doc = " [rows, outputs]"]
+    pub y: u64,
+    #[doc = " [groups + 1], u32; 0: one group with all rows"]
+    pub offsets: u64,
+    #[doc = " [rows], u32: row p of x lies at source[p] / fan; 0: at p"]
+    pub source: u64,
+    pub x_stride: u64,
+    pub w_group_stride: u64,
+    pub w_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    pub fan: u32,
+    #[doc = " 1: add to y; 0: overwrite it"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupedGemmParams"][::core::mem::size_of::<GroupedGemmParams>() - 96usize];
+    ["Alignment of GroupedGemmParams"][::core::mem::align_of::<GroupedGemmParams>() - 8usize];
+    ["Offset of field: GroupedGemmParams::x"][::core::mem::offset_of!(GroupedGemmParams, x) - 0usize];
+    ["Offset of field: GroupedGemmParams::w"][::core::mem::offset_of!(GroupedGemmParams, w) - 8usize];
+    ["Offset of field: GroupedGemmParams::y"][::core::mem::offset_of!(GroupedGemmParams, y) - 16usize];
+    ["Offset of field: GroupedGemmParams::offsets"]
+        [::core::mem::offset_of!(GroupedGemmParams, offsets) - 24usize];
+    ["Offset of field: GroupedGemmParams::source"]
+        [::core::mem::offset_of!(GroupedGemmParams, source) - 32usize];
+    ["Offset of field: GroupedGemmParams::x_stride"]
+        [::core::mem::offset_of!(GroupedGemmParams, x_stride) - 40usize];
+    ["Offset of field: GroupedGemmParams::w_group_stride"]
+        [::core::mem::offset_of!(GroupedGemmParams, w_group_stride) - 48usize];
+    ["Offset of field: GroupedGemmParams::w_stride"]
+        [::core::mem::offset_of!(GroupedGemmParams, w_stride) - 56usize];
+    ["Offset of field: GroupedGemmParams::y_stride"]
+        [::core::mem::offset_of!(GroupedGemmParams, y_stride) - 64usize];
+    ["Offset of field: GroupedGemmParams::rows"][::core::mem::offset_of!(GroupedGemmParams, rows) - 72usize];
+    ["Offset of field: GroupedGemmParams::groups"]
+        [::core::mem::offset_of!(GroupedGemmParams, groups) - 76usize];
+    ["Offset of field: GroupedGemmParams::outputs"]
+        [::core::mem::offset_of!(GroupedGemmParams, outputs) - 80usize];
+    ["Offset of field: GroupedGemmParams::inputs"]
+        [::core::mem::offset_of!(GroupedGemmParams, inputs) - 84usize];
+    ["Offset of field: GroupedGemmParams::fan"][::core::mem::offset_of!(GroupedGemmParams, fan) - 88usize];
+    ["Offset of field: GroupedGemmParams::accumulate"]
+        [::core::mem::offset_of!(GroupedGemmParams, accumulate) - 92usize];
+};
+#[doc = " dx[p] = [dx[p] +] dy[p] w[g] for the rows p of group g. Parameters of `moe_grouped_gemm_dgrad_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GroupedGemmDgradParams {
+    #[doc = " [rows, outputs]"]
+    pub dy: u64,
+    #[doc = " [groups, outputs, inputs]"]
+    pub w: u64,
+    #[doc = " [rows, inputs]"]
+    pub dx: u64,
+    #[doc = " [groups + 1], u32; 0: one group with all rows"]
+    pub offsets: u64,
+    pub dy_stride: u64,
+    pub w_group_stride: u64,
+    pub w_stride: u64,
+    pub dx_stride: u64,
+    pub rows: u32,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    #[doc = " 1: add to dx; 0: overwrite it"]
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupedGemmDgradParams"][::core::mem::size_of::<GroupedGemmDgradParams>() - 88usize];
+    ["Alignment of GroupedGemmDgradParams"][::core::mem::align_of::<GroupedGemmDgradParams>() - 8usize];
+    ["Offset of field: GroupedGemmDgradParams::dy"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, dy) - 0usize];
+    ["Offset of field: GroupedGemmDgradParams::w"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, w) - 8usize];
+    ["Offset of field: GroupedGemmDgradParams::dx"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, dx) - 16usize];
+    ["Offset of field: GroupedGemmDgradParams::offsets"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, offsets) - 24usize];
+    ["Offset of field: GroupedGemmDgradParams::dy_stride"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, dy_stride) - 32usize];
+    ["Offset of field: GroupedGemmDgradParams::w_group_stride"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, w_group_stride) - 40usize];
+    ["Offset of field: GroupedGemmDgradParams::w_stride"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, w_stride) - 48usize];
+    ["Offset of field: GroupedGemmDgradParams::dx_stride"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, dx_stride) - 56usize];
+    ["Offset of field: GroupedGemmDgradParams::rows"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, rows) - 64usize];
+    ["Offset of field: GroupedGemmDgradParams::groups"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, groups) - 68usize];
+    ["Offset of field: GroupedGemmDgradParams::outputs"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, outputs) - 72usize];
+    ["Offset of field: GroupedGemmDgradParams::inputs"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, inputs) - 76usize];
+    ["Offset of field: GroupedGemmDgradParams::accumulate"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, accumulate) - 80usize];
+    ["Offset of field: GroupedGemmDgradParams::unused"]
+        [::core::mem::offset_of!(GroupedGemmDgradParams, unused) - 84usize];
+};
+#[doc = " dw[g] = [dw[g] +] sum over the rows p of group g of dy[p]^T x[p]; zeros if there are none. Parameters of\n `moe_grouped_gemm_wgrad_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct GroupedGemmWgradParams {
+    #[doc = " [rows, outputs]"]
+    pub dy: u64,
+    #[doc = " [rows, inputs]; with `source`, [tokens, inputs]"]
+    pub x: u64,
+    #[doc = " [groups, outputs, inputs], f32"]
+    pub dw: u64,
+    #[doc = " [groups + 1], u32; 0: one group with all rows"]
+    pub offsets: u64,
+    #[doc = " [rows], u32: row p of x lies at source[p] / fan; 0: at p"]
+    pub source: u64,
+    pub dy_stride: u64,
+    pub x_stride: u64,
+    pub dw_group_stride: u64,
+    pub dw_stride: u64,
+    pub rows: u32,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    pub fan: u32,
+    #[doc = " 1: add to dw; 0: overwrite it"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupedGemmWgradParams"][::core::mem::size_of::<GroupedGemmWgradParams>() - 96usize];
+    ["Alignment of GroupedGemmWgradParams"][::core::mem::align_of::<GroupedGemmWgradParams>() - 8usize];
+    ["Offset of field: GroupedGemmWgradParams::dy"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, dy) - 0usize];
+    ["Offset of field: GroupedGemmWgradParams::x"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, x) - 8usize];
+    ["Offset of field: GroupedGemmWgradParams::dw"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, dw) - 16usize];
+    ["Offset of field: GroupedGemmWgradParams::offsets"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, offsets) - 24usize];
+    ["Offset of field: GroupedGemmWgradParams::source"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, source) - 32usize];
+    ["Offset of field: GroupedGemmWgradParams::dy_stride"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, dy_stride) - 40usize];
+    ["Offset of field: GroupedGemmWgradParams::x_stride"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, x_stride) - 48usize];
+    ["Offset of field: GroupedGemmWgradParams::dw_group_stride"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, dw_group_stride) - 56usize];
+    ["Offset of field: GroupedGemmWgradParams::dw_stride"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, dw_stride) - 64usize];
+    ["Offset of field: GroupedGemmWgradParams::rows"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, rows) - 72usize];
+    ["Offset of field: GroupedGemmWgradParams::groups"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, groups) - 76usize];
+    ["Offset of field: GroupedGemmWgradParams::outputs"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, outputs) - 80usize];
+    ["Offset of field: GroupedGemmWgradParams::inputs"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, inputs) - 84usize];
+    ["Offset of field: GroupedGemmWgradParams::fan"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, fan) - 88usize];
+    ["Offset of field: GroupedGemmWgradParams::accumulate"]
+        [::core::mem::offset_of!(GroupedGemmWgradParams, accumulate) - 92usize];
+};
 #[doc = " y[place[t, s]] = x[t]. Parameters of `moe_permute_*`; launched by the tile `moe_permute_launch` over `tokens` and\n `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -1257,6 +1431,12 @@ unsafe impl cudarc::driver::DeviceRepr for EmbeddingBackwardParams {}
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormRootParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GroupedGemmParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GroupedGemmDgradParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for GroupedGemmWgradParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -43,6 +43,15 @@ impl Cuda {
         unsafe { self.launch(kernel, dtype.variant(), [x, y, 1], params) }
     }
 
+    /// Blocks of a variant of a kernel that run at the same time: the grid of a kernel whose blocks take tiles in turn.
+    pub(crate) fn resident(&self, kernel: Kernel, variant: &str) -> Result<usize> {
+        let tile = self.tile(kernel)?;
+        let function = self.function(kernel, variant, tile.shared)?;
+        let blocks =
+            function.occupancy_max_active_blocks_per_multiprocessor(tile.threads, tile.shared as usize, None);
+        Ok(blocks.map_err(failed(kernel.name))?.max(1) as usize * self.multiprocessors()?)
+    }
+
     /// Enqueues a variant of a kernel on a grid of this many blocks along x, y and z.
     ///
     /// # Safety

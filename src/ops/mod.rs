@@ -19,6 +19,8 @@ mod expand_tile;
 mod global_norm;
 mod gram;
 mod grouped_gemm;
+#[cfg(feature = "cuda")]
+mod grouped_gemm_launch;
 mod permute;
 mod residual_form;
 mod residual_gram;

@@ -16,14 +16,36 @@ pub enum Segments<'a> {
     Whole(usize),
     /// The segments of an [`Order`].
     Sorted(&'a Order),
+    /// The segments of an [`Order`], with the input still in token order: its row for row `p` of the segments is that
+    /// of the token of `source[p]`.
+    Gathered(&'a Order),
 }
 
-impl Segments<'_> {
+impl<'a> Segments<'a> {
+    /// The order they come from.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn order(&self) -> Option<&'a Order> {
+        match self {
+            Segments::Whole(_) => None,
+            Segments::Sorted(order) | Segments::Gathered(order) => Some(order),
+        }
+    }
+
+    /// The order in which rows of the input are gathered.
+    pub(crate) fn gather(&self) -> Option<&'a Order> {
+        if let Segments::Gathered(order) = self { Some(order) } else { None }
+    }
+
+    /// Number of rows of the input.
+    pub(crate) fn sources(&self) -> usize {
+        self.gather().map_or(self.rows(), Order::tokens)
+    }
+
     /// Number of groups.
     pub fn groups(&self) -> usize {
         match self {
             Segments::Whole(_) => 1,
-            Segments::Sorted(order) => order.groups(),
+            Segments::Sorted(order) | Segments::Gathered(order) => order.groups(),
         }
     }
 
@@ -31,7 +53,7 @@ impl Segments<'_> {
     pub fn rows(&self) -> usize {
         match self {
             Segments::Whole(rows) => *rows,
-            Segments::Sorted(order) => order.rows(),
+            Segments::Sorted(order) | Segments::Gathered(order) => order.rows(),
         }
     }
 
@@ -39,7 +61,9 @@ impl Segments<'_> {
     pub fn bounds(&self) -> Result<Vec<usize>> {
         Ok(match self {
             Segments::Whole(rows) => vec![0, *rows],
-            Segments::Sorted(order) => order.host()?.offsets.iter().map(|&o| o as usize).collect(),
+            Segments::Sorted(order) | Segments::Gathered(order) => {
+                order.host()?.offsets.iter().map(|&o| o as usize).collect()
+            }
         })
     }
 }
@@ -223,5 +247,10 @@ impl Order {
     /// The segments of this order, for a grouped product.
     pub fn segments(&self) -> Segments<'_> {
         Segments::Sorted(self)
+    }
+
+    /// The segments of this order, for a grouped product whose input is in token order.
+    pub fn gathered(&self) -> Segments<'_> {
+        Segments::Gathered(self)
     }
 }

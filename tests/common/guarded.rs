@@ -172,6 +172,33 @@ impl Guarded<f64, 1> {
     }
 }
 
+impl<T: Elem, const N: usize> Guarded<T, N> {
+    /// The same values in the same layout.
+    pub fn again(&self) -> Self {
+        Guarded {
+            data: self.data.clone(),
+            offset: self.offset,
+            shape: self.shape,
+            strides: self.strides,
+            #[cfg(feature = "cuda")]
+            mirror: Default::default(),
+        }
+    }
+
+    /// The same values in rows that start at multiples of 16 bytes, whatever their length.
+    pub fn aligned(&self) -> Self {
+        let mut padded = self.shape;
+        padded[N - 1] = padded[N - 1].next_multiple_of(16);
+        let mut out = Self::nan(padded);
+        out.shape = self.shape;
+        for i in 0..self.len() {
+            let at = out.at(i);
+            out.data[at] = self.data[self.at(i)];
+        }
+        out
+    }
+}
+
 impl Guarded<f64, 2> {
     /// All NaN: an output that must be written completely.
     pub fn square(size: usize) -> Self {

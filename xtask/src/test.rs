@@ -42,6 +42,7 @@ const CUDA_TESTS: &[&str] = &[
     "embedding",
     "global_norm",
     "gram",
+    "grouped_gemm",
     "permute",
     "plan",
     "residual_gram",
