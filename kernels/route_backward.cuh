@@ -182,9 +182,12 @@ struct ProductTile {
 
     template <class T, bool TRANS>
     struct Stage {
-        // Layouts in which the lanes of a fragment meet every bank once.
-        using A = std::conditional_t<TRANS, Padded<float, DEPTH, ROWS, 8>, Padded<float, ROWS, DEPTH, 4>>;
-        using B = std::conditional_t<std::is_same_v<T, F32>, Tile<T, DEPTH, COLUMNS>, Padded<T, DEPTH, COLUMNS, 8>>;
+        static constexpr bool SPLIT = !std::is_same_v<T, F32>;
+        static constexpr uint32_t A_ROWS = TRANS ? DEPTH : ROWS, A_COLUMNS = TRANS ? ROWS : DEPTH;
+        // With these gaps the lanes of a fragment of a split product meet every bank once.
+        using A = std::conditional_t<SPLIT, Padded<float, A_ROWS, A_COLUMNS, TRANS ? 8 : 4>,
+                                     Tile<float, A_ROWS, A_COLUMNS>>;
+        using B = std::conditional_t<SPLIT, Padded<T, DEPTH, COLUMNS, 8>, Tile<T, DEPTH, COLUMNS>>;
         A a;  // [ROWS, DEPTH] or its transpose
         B b;  // [DEPTH, COLUMNS]
     };
