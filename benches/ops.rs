@@ -6,8 +6,8 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use trimoe::ops::{
-    Attention, Combine, Expand, Gram, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, RmsNorm,
-    Route, RouteMode, Routing, SwiGlu,
+    Attention, CentroidEma, Combine, Expand, Gram, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
+    RmsNorm, Route, RouteMode, Routing, SwiGlu,
 };
 use trimoe::{Device, Plan, Segments, Tensor};
 
@@ -105,6 +105,11 @@ fn ops(c: &mut Criterion) {
         row(&mut group, "combine", s.name, floats(rows), || {
             let op = Combine { x: x.view(), order, weight: None, y: xs.view_mut(), accumulate: false };
             device.run(op).expect("combine");
+        });
+        let mut mu = fill(&device, [s.experts, s.hidden]);
+        row(&mut group, "centroid_ema", s.name, floats(s.tokens * s.topk * s.hidden), || {
+            let (x, order, mu) = (x.view(), plan.by_expert(), mu.view_mut());
+            device.run(CentroidEma { x, order, beta: 0.05, mu }).expect("centroid_ema");
         });
         row(&mut group, "grouped_gemm", s.name, product.clone(), || {
             let op =

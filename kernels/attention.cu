@@ -72,8 +72,9 @@ struct Softmax {
     }
 };
 
-// Formula: out[i] = sum over j <= i of p[i, j] v[j] / sum over j <= i of p[i, j], p[i, j] = exp(scale (s[i, j] - top[i])),
-//          s[i, j] = q[i] . k[j], lse[i] = scale top[i] + ln(sum over j <= i of p[i, j]).
+// Formula: s[i, j] = q[i] . k[j], top[i] = max over j <= i of s[i, j], p[i, j] = exp(scale (s[i, j] - top[i])),
+//          out[i] = sum over j <= i of p[i, j] v[j] / sum over j <= i of p[i, j],
+//          lse[i] = scale top[i] + ln(sum over j <= i of p[i, j]).
 // Mapping: block -> QUERIES queries of a head; warp -> 16 M of them and all keys they see, KEYS at a time.
 // Idea: scores live in registers only. When a tile of keys raises the top of a row, what the row has summed up is
 //       scaled down to it (Milakov and Gimelshein, 2018; FlashAttention, 2022). The sums of a product lie in registers

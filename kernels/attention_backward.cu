@@ -90,8 +90,8 @@ __device__ float dot_of_row(const S& tile, uint32_t row, const Rows<const T>& fr
     return row_sum(dot);
 }
 
-// Formula: delta[i] = dout[i] . out[i], p[i, j] = exp(scale q[i] . k[j] - lse[i]), ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]),
-//          dq[i] = scale sum over j <= i of ds[i, j] k[j].
+// Formula: delta[i] = dout[i] . out[i], p[i, j] = exp(scale q[i] . k[j] - lse[i]),
+//          ds[i, j] = p[i, j] (dout[i] . v[j] - delta[i]), dq[i] = scale sum over j <= i of ds[i, j] k[j].
 // Mapping: block -> ROWS queries of a head; warp -> 16 M of them and all keys they see, KEYS at a time.
 // Idea: as the forward, but lse is known: nothing is scaled down. Keys and values of the next tile come meanwhile.
 template <class T, uint32_t D>
@@ -147,11 +147,13 @@ __device__ void backward_dq(const AttentionBackwardParams& p) {
                 for (int n = 0; n < C::KEYS / 8; ++n) {
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
-                        const bool seen = key + 8 * n + Sums::col(i) <= first + 16 * m + Sums::row(i);
                         const float x = ex2_approx(fmaf(s[m][n].at[i], factor, -lse[m][i / 2]));
-                        ds[m][n].at[i] = seen ? x * (ds[m][n].at[i] - delta[m][i / 2]) : 0.0f;
+                        ds[m][n].at[i] = x * (ds[m][n].at[i] - delta[m][i / 2]);
                     }
                 }
+            }
+            if (key + C::KEYS > first + 1) {
+                for_values(ds, first, key, [](float& x, uint32_t i, uint32_t j) { x = j <= i ? x : 0.0f; });
             }
             multiply_sums<T>(dq, ds, shared.k[step % 2], 0);
         }
@@ -162,7 +164,8 @@ __device__ void backward_dq(const AttentionBackwardParams& p) {
     store_tile<THREADS>(head.dq, item.first, shared.q);
 }
 
-// Formula: dv[j] = sum over i >= j of p[i, j] dout[i], dk[j] = scale sum over i >= j of ds[i, j] q[i], p and ds as above.
+// Formula: dv[j] = sum over i >= j of p[i, j] dout[i], dk[j] = scale sum over i >= j of ds[i, j] q[i]; p and ds as
+//          above.
 // Mapping: block -> ROWS keys of a head; warp -> 16 M of them, D / SPLIT columns of dk and dv, and all queries that see
 //          them, QUERIES at a time.
 // Idea: the transposes of p and ds are computed, k q and v dout: their sums lie in registers as the left operands of
@@ -208,18 +211,22 @@ __device__ void backward_dkv(const AttentionBackwardParams& p) {
             multiply_rows<T>(ds, shared.v, local, shared.dout[slot]);
 #pragma unroll
             for (int n = 0; n < C::QUERIES / 8; ++n) {
-                const uint32_t column = 8 * n + Sums::col(0);
-                const auto lse = load<2>(shared.lse[slot] + column), delta = load<2>(shared.delta[slot] + column);
+                const uint32_t at = 8 * n + Sums::col(0);
+                const auto lse = load<2>(shared.lse[slot] + at), delta = load<2>(shared.delta[slot] + at);
 #pragma unroll
                 for (int m = 0; m < M; ++m) {
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
-                        const bool seen = first + 16 * m + Sums::row(i) <= query + 8 * n + Sums::col(i);
                         float& x = s[m][n].at[i];
-                        x = seen ? ex2_approx(fmaf(x, factor, -lse.at[i % 2] * LOG2_E)) : 0.0f;
-                        ds[m][n].at[i] = seen ? x * (ds[m][n].at[i] - delta.at[i % 2]) : 0.0f;
+                        x = ex2_approx(fmaf(x, factor, -lse.at[i % 2] * LOG2_E));
+                        ds[m][n].at[i] = x * (ds[m][n].at[i] - delta.at[i % 2]);
                     }
                 }
+            }
+            if (first + 16 * M > query + 1) {
+                auto hide = [](float& x, uint32_t j, uint32_t i) { x = j <= i ? x : 0.0f; };
+                for_values(s, first, query, hide);
+                for_values(ds, first, query, hide);
             }
             multiply_sums<T>(dv, s, shared.dout[slot], column);
             multiply_sums<T>(dk, ds, shared.q[slot], column);
@@ -239,11 +246,11 @@ __device__ void backward_dkv(const AttentionBackwardParams& p) {
         Backward<V, D>::DQ_THREADS, Backward<V, D>::ROWS, 0, sizeof(Backward<V, D>::DqShared)};                \
     __constant__ LaunchTile moe_attention_dkv_##V##_##D##_launch = {                                           \
         Backward<V, D>::DKV_THREADS, Backward<V, D>::ROWS, 0, sizeof(Backward<V, D>::DkvShared)};              \
-    __global__ void __launch_bounds__(Backward<V, D>::DQ_THREADS, 1)                                            \
+    __global__ void __launch_bounds__(Backward<V, D>::DQ_THREADS, 1)                                           \
         moe_attention_dq_##V##_##D(const __grid_constant__ AttentionBackwardParams p) {                        \
         backward_dq<V, D>(p);                                                                                  \
     }                                                                                                          \
-    __global__ void __launch_bounds__(Backward<V, D>::DKV_THREADS, 1)                                           \
+    __global__ void __launch_bounds__(Backward<V, D>::DKV_THREADS, 1)                                          \
         moe_attention_dkv_##V##_##D(const __grid_constant__ AttentionBackwardParams p) {                       \
         backward_dkv<V, D>(p);                                                                                 \
     }                                                                                                          \

@@ -54,7 +54,7 @@ __device__ void copy_tile(S& to, const Rows<const T>& from, uint32_t first) {
     const uint32_t width = from.in_chunk(chunk);
     const T* at = from.row(first + top) + chunk * S::WIDTH;
     auto all = [&](auto aligned) {
-#pragma unroll 4
+#pragma unroll (decltype(aligned)::value ? 4 : 1)
         for (uint32_t row = top; row < S::ROWS; row += STEP, at += STEP * from.stride) {
             const uint32_t count = first + row < from.count ? width : 0;
             copy_chunk<decltype(aligned)::value>(to.chunk(row, chunk), count != 0 ? at : from.at, count);
@@ -128,7 +128,7 @@ template <class T, int M, int N, class S, class R>
 __device__ void multiply_rows(Sums (&d)[M][N], const S& a, uint32_t row, const R& b) {
     using F = Mma<T>;
     static_assert(R::ROWS == 8 * N && S::COLS == R::COLS, "one depth, all rows of b");
-#pragma unroll (sizeof(T) == 2 ? 4 : 2)
+#pragma unroll (sizeof(T) == 2 ? 8 : 2)
     for (uint32_t k = 0; k < S::COLS; k += F::K) {
         typename F::A left[M];
 #pragma unroll

@@ -7,9 +7,9 @@ use common::oracle::experts::{Experts, Layer};
 use common::oracle::{differences, dot, product, silu};
 use common::{Rng, devices, norm_wise, same_bits_on_any_threads};
 use trimoe::ops::{
-    Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
+    Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Op, Permute,
 };
-use trimoe::{Device, Tensor};
+use trimoe::{Device, Plan, Tensor};
 
 const HIDDEN: usize = 24;
 const INNER: usize = 20;
@@ -236,4 +236,31 @@ fn the_same_on_any_threads() {
         let all = parts(&d).into_iter().flat_map(|(_, part)| part.clone()).chain(y);
         all.map(f64::to_bits).collect::<Vec<_>>()
     });
+}
+
+#[test]
+fn a_layer_costs_at_most_0_55_of_two_full_experts() {
+    // The products of a token, from what the operations say of themselves: d 768, f 3,072, k 2, r 16, K 8.
+    let (tokens, hidden, inner, rank, per) = (4, 768, 3072, 16, 8);
+    let mut plan = Plan::new(tokens, 2, per, 1).unwrap();
+    plan.build(&[0; 4], &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let device = &devices()[0];
+    let zeros = |shape: [usize; 2]| device.zeros::<f32, 2>(shape).unwrap();
+    let cube = |shape: [usize; 3]| device.zeros::<f32, 3>(shape).unwrap();
+    let (x, weight) = (zeros([tokens, hidden]), zeros([tokens, 2]));
+    let (mut bp, mut hq) = (zeros([tokens, 2 * inner + 2 * per * rank]), zeros([tokens, inner + per * rank]));
+    let mut y = zeros([tokens, hidden]);
+    let (w13, w2) = (cube([1, 2 * inner + 2 * per * rank, hidden]), cube([1, hidden, inner + per * rank]));
+    let (b, a2) = (cube([per, 2 * inner, rank]), cube([per, rank, inner]));
+    let segments = plan.by_cluster().segments();
+    let up =
+        GroupedGemm { x: x.view(), w: w13.view(), segments, y: bp.view_mut(), accumulate: false }.flops();
+    let (bp, weight, plan) = (bp.view(), weight.view(), &plan);
+    let slots = Expand { bp, b: b.view(), a2: a2.view(), plan, weight, hq: hq.view_mut() }.flops();
+    let down =
+        GroupedGemm { x: hq.view(), w: w2.view(), segments, y: y.view_mut(), accumulate: false }.flops();
+    let full = 2 * 2 * (tokens * 3 * hidden * inner) as u64;
+    let share = (up + slots + down) as f64 / full as f64;
+    assert!(share <= 0.55, "{share}");
+    println!("{share:.3} of two full experts");
 }

@@ -97,6 +97,13 @@ __device__ inline uint32_t cvt_rna_tf32(float x) {
     return bits;
 }
 
+/// 1 / x to about an ulp, subnormals taken as zero.
+__device__ inline float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /// 2^x to 2 ulp; results below 2^-126 are 0.
 __device__ inline float ex2_approx(float x) {
     float y;

@@ -6,6 +6,7 @@
 
 pub(crate) mod double;
 pub(crate) mod gemm;
+pub(crate) mod int4;
 pub(crate) mod math;
 pub(crate) mod rows;
 pub(crate) mod scratch;

@@ -204,6 +204,46 @@ const _: () = {
     ["Offset of field: AttentionBackwardParams::scale"]
         [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
 };
+#[doc = " mu[e] = (1 - beta) mu[e] + beta mean over rows r of expert e of x[source[r] / fan], for every e that has rows.\n Parameters of `moe_centroid_ema_*`; launched by the tile `moe_centroid_ema_launch` over `experts` and `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct CentroidEmaParams {
+    #[doc = " [tokens, hidden]"]
+    pub x: u64,
+    #[doc = " [experts, hidden], f32"]
+    pub mu: u64,
+    #[doc = " [experts + 1], u32"]
+    pub offsets: u64,
+    #[doc = " [tokens fan], u32"]
+    pub source: u64,
+    pub x_stride: u64,
+    pub mu_stride: u64,
+    pub experts: u32,
+    pub hidden: u32,
+    pub fan: u32,
+    pub beta: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CentroidEmaParams"][::core::mem::size_of::<CentroidEmaParams>() - 64usize];
+    ["Alignment of CentroidEmaParams"][::core::mem::align_of::<CentroidEmaParams>() - 8usize];
+    ["Offset of field: CentroidEmaParams::x"][::core::mem::offset_of!(CentroidEmaParams, x) - 0usize];
+    ["Offset of field: CentroidEmaParams::mu"][::core::mem::offset_of!(CentroidEmaParams, mu) - 8usize];
+    ["Offset of field: CentroidEmaParams::offsets"]
+        [::core::mem::offset_of!(CentroidEmaParams, offsets) - 16usize];
+    ["Offset of field: CentroidEmaParams::source"]
+        [::core::mem::offset_of!(CentroidEmaParams, source) - 24usize];
+    ["Offset of field: CentroidEmaParams::x_stride"]
+        [::core::mem::offset_of!(CentroidEmaParams, x_stride) - 32usize];
+    ["Offset of field: CentroidEmaParams::mu_stride"]
+        [::core::mem::offset_of!(CentroidEmaParams, mu_stride) - 40usize];
+    ["Offset of field: CentroidEmaParams::experts"]
+        [::core::mem::offset_of!(CentroidEmaParams, experts) - 48usize];
+    ["Offset of field: CentroidEmaParams::hidden"]
+        [::core::mem::offset_of!(CentroidEmaParams, hidden) - 52usize];
+    ["Offset of field: CentroidEmaParams::fan"][::core::mem::offset_of!(CentroidEmaParams, fan) - 56usize];
+    ["Offset of field: CentroidEmaParams::beta"][::core::mem::offset_of!(CentroidEmaParams, beta) - 60usize];
+};
 #[doc = " Parameters of `moe_copy_*`; launched by the tile `moe_copy_launch` over `rows` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -339,6 +379,284 @@ const _: () = {
         [::core::mem::offset_of!(EmbeddingBackwardParams, vocab) - 48usize];
     ["Offset of field: EmbeddingBackwardParams::scale"]
         [::core::mem::offset_of!(EmbeddingBackwardParams, scale) - 52usize];
+};
+#[doc = " Parameters of `moe_expand_{tall,flat,any}_*`. The grid is ceil(tokens / tile.rows) + clusters blocks. `tall` and\n `flat` want all addresses and strides of `bp`, `b`, `a2` and `hq` to be multiples of 16 bytes, inner and rank\n multiples of 8. topk is at most 16, and topk ceil(rank / 16) at most tile.columns, which says how many Q of 16 ranks\n a row may have."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ExpandParams {
+    #[doc = " [tokens, 2 inner + 2 K rank]"]
+    pub bp: u64,
+    #[doc = " [experts, 2 inner, rank]"]
+    pub b: u64,
+    #[doc = " [experts, rank, inner]"]
+    pub a2: u64,
+    #[doc = " [tokens, topk], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, inner + K rank]"]
+    pub hq: u64,
+    #[doc = " [clusters + 1], u32: first row of each cluster, then the number of rows"]
+    pub cluster_offsets: u64,
+    #[doc = " [tokens], u32: the token of each row"]
+    pub token_of: u64,
+    #[doc = " [experts + 1], u32: first slot of each expert in expert order, then the number of slots"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens, topk], u32: where each choice lies in expert order"]
+    pub place: u64,
+    pub bp_stride: u64,
+    pub b_strides: [u64; 2usize],
+    pub a2_strides: [u64; 2usize],
+    pub weight_stride: u64,
+    pub hq_stride: u64,
+    pub clusters: u32,
+    #[doc = " Experts per cluster."]
+    pub per: u32,
+    pub topk: u32,
+    pub rank: u32,
+    pub inner: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpandParams"][::core::mem::size_of::<ExpandParams>() - 152usize];
+    ["Alignment of ExpandParams"][::core::mem::align_of::<ExpandParams>() - 8usize];
+    ["Offset of field: ExpandParams::bp"][::core::mem::offset_of!(ExpandParams, bp) - 0usize];
+    ["Offset of field: ExpandParams::b"][::core::mem::offset_of!(ExpandParams, b) - 8usize];
+    ["Offset of field: ExpandParams::a2"][::core::mem::offset_of!(ExpandParams, a2) - 16usize];
+    ["Offset of field: ExpandParams::weight"][::core::mem::offset_of!(ExpandParams, weight) - 24usize];
+    ["Offset of field: ExpandParams::hq"][::core::mem::offset_of!(ExpandParams, hq) - 32usize];
+    ["Offset of field: ExpandParams::cluster_offsets"]
+        [::core::mem::offset_of!(ExpandParams, cluster_offsets) - 40usize];
+    ["Offset of field: ExpandParams::token_of"][::core::mem::offset_of!(ExpandParams, token_of) - 48usize];
+    ["Offset of field: ExpandParams::expert_offsets"]
+        [::core::mem::offset_of!(ExpandParams, expert_offsets) - 56usize];
+    ["Offset of field: ExpandParams::place"][::core::mem::offset_of!(ExpandParams, place) - 64usize];
+    ["Offset of field: ExpandParams::bp_stride"][::core::mem::offset_of!(ExpandParams, bp_stride) - 72usize];
+    ["Offset of field: ExpandParams::b_strides"][::core::mem::offset_of!(ExpandParams, b_strides) - 80usize];
+    ["Offset of field: ExpandParams::a2_strides"]
+        [::core::mem::offset_of!(ExpandParams, a2_strides) - 96usize];
+    ["Offset of field: ExpandParams::weight_stride"]
+        [::core::mem::offset_of!(ExpandParams, weight_stride) - 112usize];
+    ["Offset of field: ExpandParams::hq_stride"][::core::mem::offset_of!(ExpandParams, hq_stride) - 120usize];
+    ["Offset of field: ExpandParams::clusters"][::core::mem::offset_of!(ExpandParams, clusters) - 128usize];
+    ["Offset of field: ExpandParams::per"][::core::mem::offset_of!(ExpandParams, per) - 132usize];
+    ["Offset of field: ExpandParams::topk"][::core::mem::offset_of!(ExpandParams, topk) - 136usize];
+    ["Offset of field: ExpandParams::rank"][::core::mem::offset_of!(ExpandParams, rank) - 140usize];
+    ["Offset of field: ExpandParams::inner"][::core::mem::offset_of!(ExpandParams, inner) - 144usize];
+    ["Offset of field: ExpandParams::unused"][::core::mem::offset_of!(ExpandParams, unused) - 148usize];
+};
+#[doc = " The gradient of `bp`, in place, and of `weight`: with R_re the columns of Q in dhq, dh = dhbar + R_re A2_e,\n     dz = w dh (silu'(g) u | silu(g)),   (dgate | dup)_r = sum over the slots of dz,   dP_re = dz B_e,\n     dweight = <dh, silu(g) u>.\n Parameters of `moe_expand_backward_{tall,flat,any}_*`; grid, alignment and limits as for the forward."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ExpandBackwardParams {
+    #[doc = " [tokens, 2 inner + 2 K rank]: [gate | up | P] on entry, its gradient on return"]
+    pub bp: u64,
+    #[doc = " [experts, 2 inner, rank]"]
+    pub b: u64,
+    #[doc = " [experts, rank, inner]"]
+    pub a2: u64,
+    #[doc = " [tokens, topk], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, inner + K rank]: the gradient of [hbar | Q]"]
+    pub dhq: u64,
+    #[doc = " [tokens, topk], f32, overwritten"]
+    pub dweight: u64,
+    #[doc = " [clusters + 1], u32"]
+    pub cluster_offsets: u64,
+    #[doc = " [tokens], u32"]
+    pub token_of: u64,
+    #[doc = " [experts + 1], u32"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens, topk], u32"]
+    pub place: u64,
+    pub bp_stride: u64,
+    pub b_strides: [u64; 2usize],
+    pub a2_strides: [u64; 2usize],
+    pub weight_stride: u64,
+    pub dhq_stride: u64,
+    pub dweight_stride: u64,
+    pub clusters: u32,
+    pub per: u32,
+    pub topk: u32,
+    pub rank: u32,
+    pub inner: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpandBackwardParams"][::core::mem::size_of::<ExpandBackwardParams>() - 168usize];
+    ["Alignment of ExpandBackwardParams"][::core::mem::align_of::<ExpandBackwardParams>() - 8usize];
+    ["Offset of field: ExpandBackwardParams::bp"][::core::mem::offset_of!(ExpandBackwardParams, bp) - 0usize];
+    ["Offset of field: ExpandBackwardParams::b"][::core::mem::offset_of!(ExpandBackwardParams, b) - 8usize];
+    ["Offset of field: ExpandBackwardParams::a2"]
+        [::core::mem::offset_of!(ExpandBackwardParams, a2) - 16usize];
+    ["Offset of field: ExpandBackwardParams::weight"]
+        [::core::mem::offset_of!(ExpandBackwardParams, weight) - 24usize];
+    ["Offset of field: ExpandBackwardParams::dhq"]
+        [::core::mem::offset_of!(ExpandBackwardParams, dhq) - 32usize];
+    ["Offset of field: ExpandBackwardParams::dweight"]
+        [::core::mem::offset_of!(ExpandBackwardParams, dweight) - 40usize];
+    ["Offset of field: ExpandBackwardParams::cluster_offsets"]
+        [::core::mem::offset_of!(ExpandBackwardParams, cluster_offsets) - 48usize];
+    ["Offset of field: ExpandBackwardParams::token_of"]
+        [::core::mem::offset_of!(ExpandBackwardParams, token_of) - 56usize];
+    ["Offset of field: ExpandBackwardParams::expert_offsets"]
+        [::core::mem::offset_of!(ExpandBackwardParams, expert_offsets) - 64usize];
+    ["Offset of field: ExpandBackwardParams::place"]
+        [::core::mem::offset_of!(ExpandBackwardParams, place) - 72usize];
+    ["Offset of field: ExpandBackwardParams::bp_stride"]
+        [::core::mem::offset_of!(ExpandBackwardParams, bp_stride) - 80usize];
+    ["Offset of field: ExpandBackwardParams::b_strides"]
+        [::core::mem::offset_of!(ExpandBackwardParams, b_strides) - 88usize];
+    ["Offset of field: ExpandBackwardParams::a2_strides"]
+        [::core::mem::offset_of!(ExpandBackwardParams, a2_strides) - 104usize];
+    ["Offset of field: ExpandBackwardParams::weight_stride"]
+        [::core::mem::offset_of!(ExpandBackwardParams, weight_stride) - 120usize];
+    ["Offset of field: ExpandBackwardParams::dhq_stride"]
+        [::core::mem::offset_of!(ExpandBackwardParams, dhq_stride) - 128usize];
+    ["Offset of field: ExpandBackwardParams::dweight_stride"]
+        [::core::mem::offset_of!(ExpandBackwardParams, dweight_stride) - 136usize];
+    ["Offset of field: ExpandBackwardParams::clusters"]
+        [::core::mem::offset_of!(ExpandBackwardParams, clusters) - 144usize];
+    ["Offset of field: ExpandBackwardParams::per"]
+        [::core::mem::offset_of!(ExpandBackwardParams, per) - 148usize];
+    ["Offset of field: ExpandBackwardParams::topk"]
+        [::core::mem::offset_of!(ExpandBackwardParams, topk) - 152usize];
+    ["Offset of field: ExpandBackwardParams::rank"]
+        [::core::mem::offset_of!(ExpandBackwardParams, rank) - 156usize];
+    ["Offset of field: ExpandBackwardParams::inner"]
+        [::core::mem::offset_of!(ExpandBackwardParams, inner) - 160usize];
+    ["Offset of field: ExpandBackwardParams::unused"]
+        [::core::mem::offset_of!(ExpandBackwardParams, unused) - 164usize];
+};
+#[doc = " The gradients of the factors, from [gate | up | P] as it was before the gradient replaced it:\n     dB_e = sum over the slots of e of dz^T P_re,   dA2_e = sum of R_re^T h.\n A piece is at most tile.rows slots of one expert. An expert of one piece is written to `db` and `da2`; the sums of\n more pieces go to `partial`, in order of expert and piece, for `moe_expand_fold`. Parameters of\n `moe_expand_factors_*` and `moe_expand_factors_any_*` (no wishes for alignment); the grid is\n (topk tokens / tile.rows + experts, ceil(inner / tile.columns), ceil(rank / 16)) blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ExpandFactorsParams {
+    #[doc = " [tokens, 2 inner + 2 K rank]"]
+    pub bp: u64,
+    #[doc = " [experts, 2 inner, rank]"]
+    pub b: u64,
+    #[doc = " [experts, rank, inner]"]
+    pub a2: u64,
+    #[doc = " [tokens, topk], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, inner + K rank]"]
+    pub dhq: u64,
+    #[doc = " [experts, 2 inner, rank], f32"]
+    pub db: u64,
+    #[doc = " [experts, rank, inner], f32"]
+    pub da2: u64,
+    #[doc = " [pieces, 3 inner rank], f32: dB, then dA2, contiguous"]
+    pub partial: u64,
+    #[doc = " [experts + 1], u32"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens topk], u32: the choice of each slot in expert order"]
+    pub choice_of: u64,
+    #[doc = " [tokens], u32: the row of each token"]
+    pub row_of: u64,
+    pub bp_stride: u64,
+    pub b_strides: [u64; 2usize],
+    pub a2_strides: [u64; 2usize],
+    pub weight_stride: u64,
+    pub dhq_stride: u64,
+    pub db_strides: [u64; 2usize],
+    pub da2_strides: [u64; 2usize],
+    pub experts: u32,
+    pub per: u32,
+    pub topk: u32,
+    pub rank: u32,
+    pub inner: u32,
+    #[doc = " 1: add to db and da2; 0: overwrite them"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpandFactorsParams"][::core::mem::size_of::<ExpandFactorsParams>() - 200usize];
+    ["Alignment of ExpandFactorsParams"][::core::mem::align_of::<ExpandFactorsParams>() - 8usize];
+    ["Offset of field: ExpandFactorsParams::bp"][::core::mem::offset_of!(ExpandFactorsParams, bp) - 0usize];
+    ["Offset of field: ExpandFactorsParams::b"][::core::mem::offset_of!(ExpandFactorsParams, b) - 8usize];
+    ["Offset of field: ExpandFactorsParams::a2"][::core::mem::offset_of!(ExpandFactorsParams, a2) - 16usize];
+    ["Offset of field: ExpandFactorsParams::weight"]
+        [::core::mem::offset_of!(ExpandFactorsParams, weight) - 24usize];
+    ["Offset of field: ExpandFactorsParams::dhq"]
+        [::core::mem::offset_of!(ExpandFactorsParams, dhq) - 32usize];
+    ["Offset of field: ExpandFactorsParams::db"][::core::mem::offset_of!(ExpandFactorsParams, db) - 40usize];
+    ["Offset of field: ExpandFactorsParams::da2"]
+        [::core::mem::offset_of!(ExpandFactorsParams, da2) - 48usize];
+    ["Offset of field: ExpandFactorsParams::partial"]
+        [::core::mem::offset_of!(ExpandFactorsParams, partial) - 56usize];
+    ["Offset of field: ExpandFactorsParams::expert_offsets"]
+        [::core::mem::offset_of!(ExpandFactorsParams, expert_offsets) - 64usize];
+    ["Offset of field: ExpandFactorsParams::choice_of"]
+        [::core::mem::offset_of!(ExpandFactorsParams, choice_of) - 72usize];
+    ["Offset of field: ExpandFactorsParams::row_of"]
+        [::core::mem::offset_of!(ExpandFactorsParams, row_of) - 80usize];
+    ["Offset of field: ExpandFactorsParams::bp_stride"]
+        [::core::mem::offset_of!(ExpandFactorsParams, bp_stride) - 88usize];
+    ["Offset of field: ExpandFactorsParams::b_strides"]
+        [::core::mem::offset_of!(ExpandFactorsParams, b_strides) - 96usize];
+    ["Offset of field: ExpandFactorsParams::a2_strides"]
+        [::core::mem::offset_of!(ExpandFactorsParams, a2_strides) - 112usize];
+    ["Offset of field: ExpandFactorsParams::weight_stride"]
+        [::core::mem::offset_of!(ExpandFactorsParams, weight_stride) - 128usize];
+    ["Offset of field: ExpandFactorsParams::dhq_stride"]
+        [::core::mem::offset_of!(ExpandFactorsParams, dhq_stride) - 136usize];
+    ["Offset of field: ExpandFactorsParams::db_strides"]
+        [::core::mem::offset_of!(ExpandFactorsParams, db_strides) - 144usize];
+    ["Offset of field: ExpandFactorsParams::da2_strides"]
+        [::core::mem::offset_of!(ExpandFactorsParams, da2_strides) - 160usize];
+    ["Offset of field: ExpandFactorsParams::experts"]
+        [::core::mem::offset_of!(ExpandFactorsParams, experts) - 176usize];
+    ["Offset of field: ExpandFactorsParams::per"]
+        [::core::mem::offset_of!(ExpandFactorsParams, per) - 180usize];
+    ["Offset of field: ExpandFactorsParams::topk"]
+        [::core::mem::offset_of!(ExpandFactorsParams, topk) - 184usize];
+    ["Offset of field: ExpandFactorsParams::rank"]
+        [::core::mem::offset_of!(ExpandFactorsParams, rank) - 188usize];
+    ["Offset of field: ExpandFactorsParams::inner"]
+        [::core::mem::offset_of!(ExpandFactorsParams, inner) - 192usize];
+    ["Offset of field: ExpandFactorsParams::accumulate"]
+        [::core::mem::offset_of!(ExpandFactorsParams, accumulate) - 196usize];
+};
+#[doc = " db_e and da2_e of the experts that have no piece, or several: [themselves +] the sum of their pieces, in order.\n Parameters of `moe_expand_fold`; the grid is (experts, min(ceil(3 inner rank / tile.columns), 65535)) blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ExpandFoldParams {
+    #[doc = " [experts, 2 inner, rank], f32"]
+    pub db: u64,
+    #[doc = " [experts, rank, inner], f32"]
+    pub da2: u64,
+    #[doc = " [pieces, 3 inner rank], f32"]
+    pub partial: u64,
+    #[doc = " [experts + 1], u32"]
+    pub expert_offsets: u64,
+    pub db_strides: [u64; 2usize],
+    pub da2_strides: [u64; 2usize],
+    pub experts: u32,
+    pub rank: u32,
+    pub inner: u32,
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpandFoldParams"][::core::mem::size_of::<ExpandFoldParams>() - 80usize];
+    ["Alignment of ExpandFoldParams"][::core::mem::align_of::<ExpandFoldParams>() - 8usize];
+    ["Offset of field: ExpandFoldParams::db"][::core::mem::offset_of!(ExpandFoldParams, db) - 0usize];
+    ["Offset of field: ExpandFoldParams::da2"][::core::mem::offset_of!(ExpandFoldParams, da2) - 8usize];
+    ["Offset of field: ExpandFoldParams::partial"]
+        [::core::mem::offset_of!(ExpandFoldParams, partial) - 16usize];
+    ["Offset of field: ExpandFoldParams::expert_offsets"]
+        [::core::mem::offset_of!(ExpandFoldParams, expert_offsets) - 24usize];
+    ["Offset of field: ExpandFoldParams::db_strides"]
+        [::core::mem::offset_of!(ExpandFoldParams, db_strides) - 32usize];
+    ["Offset of field: ExpandFoldParams::da2_strides"]
+        [::core::mem::offset_of!(ExpandFoldParams, da2_strides) - 48usize];
+    ["Offset of field: ExpandFoldParams::experts"]
+        [::core::mem::offset_of!(ExpandFoldParams, experts) - 64usize];
+    ["Offset of field: ExpandFoldParams::rank"][::core::mem::offset_of!(ExpandFoldParams, rank) - 68usize];
+    ["Offset of field: ExpandFoldParams::inner"][::core::mem::offset_of!(ExpandFoldParams, inner) - 72usize];
+    ["Offset of field: ExpandFoldParams::accumulate"]
+        [::core::mem::offset_of!(ExpandFoldParams, accumulate) - 76usize];
 };
 #[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched by the tile `moe_global_norm_launch` with ceil(len / GLOBAL_NORM_CHUNK) blocks along x."]
 #[repr(C)]
@@ -553,6 +871,194 @@ const _: () = {
         [::core::mem::offset_of!(GroupedGemmWgradParams, fan) - 88usize];
     ["Offset of field: GroupedGemmWgradParams::accumulate"]
         [::core::mem::offset_of!(GroupedGemmWgradParams, accumulate) - 92usize];
+};
+#[doc = " Packed weights [groups, out, in]: w = scale (q - zero), one scale and zero-point a block of a row. Rows go in strips of\n 32 (`strips` = ceil(out / 32)), columns in steps of 32 (`steps` = ceil(in / 32)). The addresses are multiples of 16."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4Weights {
+    #[doc = " [groups, strips, steps, 32, 4], u32 of 8 values each"]
+    pub words: u64,
+    #[doc = " [groups, strips, blocks, 32], bf16; [groups, 32], equal in a group, with `per_matrix`"]
+    pub scales: u64,
+    #[doc = " As `scales`, u8; 0 means 8 everywhere"]
+    pub zeros: u64,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    #[doc = " Blocks of a row"]
+    pub blocks: u32,
+    #[doc = " A block has 2^shift steps; 31: all of them"]
+    pub shift: u32,
+    #[doc = " 1: one scale and zero-point a matrix (and `blocks` is 1, `shift` 31); 0: the rows have their own"]
+    pub per_matrix: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4Weights"][::core::mem::size_of::<Int4Weights>() - 48usize];
+    ["Alignment of Int4Weights"][::core::mem::align_of::<Int4Weights>() - 8usize];
+    ["Offset of field: Int4Weights::words"][::core::mem::offset_of!(Int4Weights, words) - 0usize];
+    ["Offset of field: Int4Weights::scales"][::core::mem::offset_of!(Int4Weights, scales) - 8usize];
+    ["Offset of field: Int4Weights::zeros"][::core::mem::offset_of!(Int4Weights, zeros) - 16usize];
+    ["Offset of field: Int4Weights::groups"][::core::mem::offset_of!(Int4Weights, groups) - 24usize];
+    ["Offset of field: Int4Weights::outputs"][::core::mem::offset_of!(Int4Weights, outputs) - 28usize];
+    ["Offset of field: Int4Weights::inputs"][::core::mem::offset_of!(Int4Weights, inputs) - 32usize];
+    ["Offset of field: Int4Weights::blocks"][::core::mem::offset_of!(Int4Weights, blocks) - 36usize];
+    ["Offset of field: Int4Weights::shift"][::core::mem::offset_of!(Int4Weights, shift) - 40usize];
+    ["Offset of field: Int4Weights::per_matrix"][::core::mem::offset_of!(Int4Weights, per_matrix) - 44usize];
+};
+#[doc = " w = quantised x. Parameters of `moe_quantize_int4_*`; a grid of one dimension: blocks of a row are dealt to the warps of\n ceil(groups strips blocks / moe_quantize_int4_launch.rows) blocks; with shift 31 a block of threads takes a strip, with\n `per_matrix` a matrix."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct QuantizeInt4Params {
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub x: u64,
+    pub x_matrix: u64,
+    pub x_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantizeInt4Params"][::core::mem::size_of::<QuantizeInt4Params>() - 72usize];
+    ["Alignment of QuantizeInt4Params"][::core::mem::align_of::<QuantizeInt4Params>() - 8usize];
+    ["Offset of field: QuantizeInt4Params::w"][::core::mem::offset_of!(QuantizeInt4Params, w) - 0usize];
+    ["Offset of field: QuantizeInt4Params::x"][::core::mem::offset_of!(QuantizeInt4Params, x) - 48usize];
+    ["Offset of field: QuantizeInt4Params::x_matrix"]
+        [::core::mem::offset_of!(QuantizeInt4Params, x_matrix) - 56usize];
+    ["Offset of field: QuantizeInt4Params::x_stride"]
+        [::core::mem::offset_of!(QuantizeInt4Params, x_stride) - 64usize];
+};
+#[doc = " y = scale (q - zero), rounded as src/int4.rs says. Parameters of `moe_dequantize_int4_*`; a grid of one dimension: steps\n of strips are dealt to the warps of ceil(groups strips steps / moe_dequantize_int4_launch.rows) blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct DequantizeInt4Params {
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub y: u64,
+    pub y_matrix: u64,
+    pub y_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantizeInt4Params"][::core::mem::size_of::<DequantizeInt4Params>() - 72usize];
+    ["Alignment of DequantizeInt4Params"][::core::mem::align_of::<DequantizeInt4Params>() - 8usize];
+    ["Offset of field: DequantizeInt4Params::w"][::core::mem::offset_of!(DequantizeInt4Params, w) - 0usize];
+    ["Offset of field: DequantizeInt4Params::y"][::core::mem::offset_of!(DequantizeInt4Params, y) - 48usize];
+    ["Offset of field: DequantizeInt4Params::y_matrix"]
+        [::core::mem::offset_of!(DequantizeInt4Params, y_matrix) - 56usize];
+    ["Offset of field: DequantizeInt4Params::y_stride"]
+        [::core::mem::offset_of!(DequantizeInt4Params, y_stride) - 64usize];
+};
+#[doc = " y = dequantised quantised x, nothing packed. Parameters of `moe_fake_quant_int4_*`; the grid of `moe_quantize_int4_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct FakeQuantInt4Params {
+    #[doc = " No addresses; `zeros` is 0 if symmetric, else 1"]
+    pub w: Int4Weights,
+    #[doc = " [groups, out, in]"]
+    pub x: u64,
+    #[doc = " [groups, out, in]"]
+    pub y: u64,
+    pub x_matrix: u64,
+    pub x_stride: u64,
+    pub y_matrix: u64,
+    pub y_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FakeQuantInt4Params"][::core::mem::size_of::<FakeQuantInt4Params>() - 96usize];
+    ["Alignment of FakeQuantInt4Params"][::core::mem::align_of::<FakeQuantInt4Params>() - 8usize];
+    ["Offset of field: FakeQuantInt4Params::w"][::core::mem::offset_of!(FakeQuantInt4Params, w) - 0usize];
+    ["Offset of field: FakeQuantInt4Params::x"][::core::mem::offset_of!(FakeQuantInt4Params, x) - 48usize];
+    ["Offset of field: FakeQuantInt4Params::y"][::core::mem::offset_of!(FakeQuantInt4Params, y) - 56usize];
+    ["Offset of field: FakeQuantInt4Params::x_matrix"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, x_matrix) - 64usize];
+    ["Offset of field: FakeQuantInt4Params::x_stride"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, x_stride) - 72usize];
+    ["Offset of field: FakeQuantInt4Params::y_matrix"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, y_matrix) - 80usize];
+    ["Offset of field: FakeQuantInt4Params::y_stride"]
+        [::core::mem::offset_of!(FakeQuantInt4Params, y_stride) - 88usize];
+};
+#[doc = " Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_launch_<variant>` on a grid of any number of\n blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4GemmParams {
+    pub w: Int4Weights,
+    #[doc = " [rows, in], or gathered"]
+    pub x: u64,
+    #[doc = " [rows, out]; written if `splits` is 1"]
+    pub y: u64,
+    #[doc = " [groups + 1], u32: first row of each group; 0 means one group"]
+    pub offsets: u64,
+    #[doc = " [rows], u32: row p of the product is row source[p] / fan of x; 0 means row p"]
+    pub source: u64,
+    #[doc = " [splits, rows, 32 strips], f32, at a multiple of 16: the sums of each split; written if there are several"]
+    pub partial: u64,
+    pub x_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub splits: u32,
+    pub fan: u32,
+    #[doc = " 1: add to y; 0: overwrite it"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4GemmParams"][::core::mem::size_of::<Int4GemmParams>() - 120usize];
+    ["Alignment of Int4GemmParams"][::core::mem::align_of::<Int4GemmParams>() - 8usize];
+    ["Offset of field: Int4GemmParams::w"][::core::mem::offset_of!(Int4GemmParams, w) - 0usize];
+    ["Offset of field: Int4GemmParams::x"][::core::mem::offset_of!(Int4GemmParams, x) - 48usize];
+    ["Offset of field: Int4GemmParams::y"][::core::mem::offset_of!(Int4GemmParams, y) - 56usize];
+    ["Offset of field: Int4GemmParams::offsets"][::core::mem::offset_of!(Int4GemmParams, offsets) - 64usize];
+    ["Offset of field: Int4GemmParams::source"][::core::mem::offset_of!(Int4GemmParams, source) - 72usize];
+    ["Offset of field: Int4GemmParams::partial"][::core::mem::offset_of!(Int4GemmParams, partial) - 80usize];
+    ["Offset of field: Int4GemmParams::x_stride"]
+        [::core::mem::offset_of!(Int4GemmParams, x_stride) - 88usize];
+    ["Offset of field: Int4GemmParams::y_stride"]
+        [::core::mem::offset_of!(Int4GemmParams, y_stride) - 96usize];
+    ["Offset of field: Int4GemmParams::rows"][::core::mem::offset_of!(Int4GemmParams, rows) - 104usize];
+    ["Offset of field: Int4GemmParams::splits"][::core::mem::offset_of!(Int4GemmParams, splits) - 108usize];
+    ["Offset of field: Int4GemmParams::fan"][::core::mem::offset_of!(Int4GemmParams, fan) - 112usize];
+    ["Offset of field: Int4GemmParams::accumulate"]
+        [::core::mem::offset_of!(Int4GemmParams, accumulate) - 116usize];
+};
+#[doc = " y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4GemmReduceParams {
+    #[doc = " [splits, rows, width], f32, at a multiple of 16"]
+    pub partial: u64,
+    #[doc = " [rows, out]"]
+    pub y: u64,
+    pub y_stride: u64,
+    pub rows: u32,
+    pub outputs: u32,
+    pub width: u32,
+    pub splits: u32,
+    pub accumulate: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4GemmReduceParams"][::core::mem::size_of::<Int4GemmReduceParams>() - 48usize];
+    ["Alignment of Int4GemmReduceParams"][::core::mem::align_of::<Int4GemmReduceParams>() - 8usize];
+    ["Offset of field: Int4GemmReduceParams::partial"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, partial) - 0usize];
+    ["Offset of field: Int4GemmReduceParams::y"][::core::mem::offset_of!(Int4GemmReduceParams, y) - 8usize];
+    ["Offset of field: Int4GemmReduceParams::y_stride"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, y_stride) - 16usize];
+    ["Offset of field: Int4GemmReduceParams::rows"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, rows) - 24usize];
+    ["Offset of field: Int4GemmReduceParams::outputs"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, outputs) - 28usize];
+    ["Offset of field: Int4GemmReduceParams::width"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, width) - 32usize];
+    ["Offset of field: Int4GemmReduceParams::splits"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, splits) - 36usize];
+    ["Offset of field: Int4GemmReduceParams::accumulate"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, accumulate) - 40usize];
+    ["Offset of field: Int4GemmReduceParams::unused"]
+        [::core::mem::offset_of!(Int4GemmReduceParams, unused) - 44usize];
 };
 #[doc = " y[place[t, s]] = x[t]. Parameters of `moe_permute_*`; launched by the tile `moe_permute_launch` over `tokens` and\n `hidden`."]
 #[repr(C)]
@@ -1420,6 +1926,8 @@ unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for CentroidEmaParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CopyParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CrossEntropyParams {}
@@ -1427,6 +1935,14 @@ unsafe impl cudarc::driver::DeviceRepr for CrossEntropyParams {}
 unsafe impl cudarc::driver::DeviceRepr for EmbeddingParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for EmbeddingBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ExpandParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ExpandBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ExpandFactorsParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ExpandFoldParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
@@ -1437,6 +1953,16 @@ unsafe impl cudarc::driver::DeviceRepr for GroupedGemmParams {}
 unsafe impl cudarc::driver::DeviceRepr for GroupedGemmDgradParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GroupedGemmWgradParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for QuantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for DequantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for FakeQuantInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for Int4GemmParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for Int4GemmReduceParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for PermuteParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -5,7 +5,7 @@ use cudarc::driver::DeviceRepr;
 use super::attention::Heads;
 use crate::cuda::{Cuda, Kernel, cudarc, images};
 use crate::elem::{DType, Elem};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 
 /// A kernel compiled for a dtype and for heads of up to `columns` columns.
 pub(super) struct Variant {
@@ -58,7 +58,7 @@ pub(super) unsafe fn over_heads<T: Elem, P: DeviceRepr>(
     let Some(Variant { kernel, name, .. }) = choose(variants, dtype, head_dim) else {
         let most = variants.iter().filter(|v| v.dtype == dtype).map(|v| v.columns).max().unwrap_or(0);
         ensure!(op, head_dim <= most, head_dim = head_dim, most = most, dtype = dtype);
-        return Ok(());
+        return Err(Error::Unsupported { op, device: device.to_string() });
     };
     // The kernels count rows and columns in 32 bits.
     let [rows, columns] = heads.qkv.shape();

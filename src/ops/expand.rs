@@ -7,7 +7,11 @@
 use rayon::prelude::*;
 
 use super::Op;
+#[cfg(feature = "cuda")]
+use super::expand_cuda;
 use super::expand_tile::{Residuals, blocks, bounds};
+#[cfg(feature = "cuda")]
+use crate::cuda::Cuda;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -25,6 +29,9 @@ const CHUNK: usize = 512;
 /// Rows are in cluster order; `K = experts / clusters`. Columns of expert number `i` of the cluster:
 /// `2 inner + 2 rank i ..` in `bp` (gate factor, then up factor), `inner + rank i ..` in `hq`; columns of `Q`
 /// that belong to no chosen expert are zero.
+///
+/// A CUDA device rounds `h` to `T` before it multiplies it by `A2`, as `dz` before all its products in the gradient;
+/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks.
 #[derive(Debug)]
 pub struct Expand<'a, T> {
     /// `[tokens, 2 inner + 2 K rank]`: gate and up of the base, then `P`, in cluster order.
@@ -140,6 +147,11 @@ impl<T: Elem> Op for Expand<'_, T> {
         });
         Ok(())
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        expand_cuda::forward(self, device)
+    }
 }
 
 impl<T: Elem> Op for ExpandBackward<'_, T> {
@@ -215,6 +227,11 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
             sum_rows(&mut da2, &parts, 2 * inner * rank, self.accumulate);
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        expand_cuda::backward(self, device)
     }
 }
 

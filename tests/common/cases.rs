@@ -19,7 +19,7 @@ pub struct Routed {
 
 impl Routed {
     /// Routes with `pick_cluster(token)`, then `topk` distinct random experts of that cluster.
-    fn new(
+    pub fn new(
         name: &str,
         [tokens, topk, experts, clusters]: [usize; 4],
         rng: &mut Rng,

@@ -60,12 +60,17 @@ pub fn close(name: &str, got: &[f64], want: &[f64], relative: f64, floor: f64) {
 /// Asserts `|got - want| <= eps_out |want| + ulps 2^-24 (|want| + rms(want))` for every element, for results
 /// whose rounding errors are no short sum of magnitudes; prints the largest share of a bound that was used.
 pub fn near<T: Elem>(name: &str, got: &[f64], want: &[f64], ulps: f64) {
-    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    near_with::<T>(name, got, want, ulps, &vec![0.0; want.len()]);
+}
+
+/// As [`near`], with so much more for each element.
+pub fn near_with<T: Elem>(name: &str, got: &[f64], want: &[f64], ulps: f64, more: &[f64]) {
+    assert_eq!((got.len(), more.len()), (want.len(), want.len()), "{name}: number of elements");
     let rms = (want.iter().map(|w| w * w).sum::<f64>() / want.len().max(1) as f64).sqrt();
     let mut used = 0f64;
-    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+    for (i, ((g, w), more)) in got.iter().zip(want).zip(more).enumerate() {
         let (error, allowed) =
-            ((g - w).abs(), T::EPS as f64 * w.abs() + ulps * 2f64.powi(-24) * (w.abs() + rms));
+            ((g - w).abs(), T::EPS as f64 * w.abs() + ulps * 2f64.powi(-24) * (w.abs() + rms) + more);
         assert!(error <= allowed, "{name}[{i}]: got {g}, want {w}, error {error:e} > {allowed:e}");
         used = used.max(if error > 0.0 { error / allowed } else { 0.0 });
     }

@@ -30,20 +30,35 @@ impl<T> Bits for T {}
 impl<T: Copy + Bits, const N: usize> Guarded<T, N> {
     /// All `guard`, inside and around.
     fn filled(guard: T, shape: [usize; N]) -> Self {
-        let (offset, pad) = margins(shape[N - 1]);
+        Self::laid(guard, shape, margins(shape[N - 1]))
+    }
+
+    fn laid(guard: T, shape: [usize; N], (offset, pad): (usize, usize)) -> Self {
         let mut strides = [1; N];
         for i in (0..N - 1).rev() {
             strides[i] = strides[i + 1] * shape[i + 1] + pad;
         }
         let reach: usize = shape.iter().zip(strides).map(|(&n, s)| n * s).max().unwrap_or(0);
         Guarded {
-            data: vec![guard; offset + reach + pad],
+            // At least one element, as devices lend no less.
+            data: vec![guard; (offset + reach + pad).max(1)],
             offset,
             shape,
             strides,
             #[cfg(feature = "cuda")]
             mirror: Default::default(),
         }
+    }
+
+    /// The same elements with other margins: `offset` elements before the first, `pad` after each row and matrix.
+    pub fn moved(self, offset: usize, pad: usize) -> Self {
+        // Made with a margin, so the first element is a guard.
+        let mut to = Self::laid(self.data[0], self.shape, (offset, pad));
+        for i in 0..self.len() {
+            let at = to.at(i);
+            to.data[at] = self.data[self.at(i)];
+        }
+        to
     }
 
     /// Position in `data` of row-major element `i`.

@@ -150,6 +150,46 @@ impl Experts<'_> {
         d
     }
 
+    /// How much the products of h and dz with factors, `Q`, `dP`, `db` and `da2`, move if every h and dz in them is
+    /// rounded by a relative error of 1, each in its own direction: the roots of the sums of squares of their terms.
+    /// What comes of no such product is 0. Returns that of the forward, and those of the backward.
+    pub fn spread(
+        &self,
+        bp: &[f64],
+        b: &[f64],
+        a2: &[f64],
+        weight: &[f64],
+        dhq: &[f64],
+    ) -> (Vec<f64>, ExpandGradient) {
+        let (inner, rank) = (self.inner, self.rank);
+        let zeros = |like: &[f64]| vec![0.0; like.len()];
+        let mut hq = zeros(dhq);
+        let mut d = ExpandGradient { bp: zeros(bp), b: zeros(b), a2: zeros(a2), weight: zeros(weight) };
+        self.slots(|row, choice, e, local| {
+            let (z, w) = (self.z(bp, b, row, e, local), weight[choice]);
+            let (at_hq, at_bp) = (row * self.hq(), row * self.bp());
+            for (j, r) in (0..inner).flat_map(|j| (0..rank).map(move |r| (j, r))) {
+                let (gate, up) = (z[j], z[inner + j]);
+                let q = at_hq + inner + rank * local;
+                let a2_column: Vec<f64> = (0..rank).map(|r| a2[(e * rank + r) * inner + j]).collect();
+                let dh = w * (dhq[at_hq + j] + dot(&dhq[q..q + rank], &a2_column));
+                let h = w * silu(gate) * up;
+                hq[q + r] += (h * a2_column[r]).powi(2);
+                d.a2[(e * rank + r) * inner + j] += (dhq[q + r] * h).powi(2);
+                for (half, dz) in [dh * silu_slope(gate) * up, dh * silu(gate)].into_iter().enumerate() {
+                    let p = at_bp + 2 * inner + 2 * rank * local + half * rank + r;
+                    let at = (e * 2 * inner + half * inner + j) * rank + r;
+                    d.bp[p] += (dz * b[at]).powi(2);
+                    d.b[at] += (dz * bp[p]).powi(2);
+                }
+            }
+        });
+        for part in [&mut hq, &mut d.bp, &mut d.b, &mut d.a2] {
+            part.iter_mut().for_each(|v| *v = v.sqrt());
+        }
+        (hq, d)
+    }
+
     /// The base-once form: one product with `w13` a token, expand, one product with `w2`; `[tokens, hidden]`.
     pub fn base_once(&self, layer: &Layer) -> Vec<f64> {
         let token_rows = self.rows();
