@@ -7,7 +7,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use trimoe::ops::{
     Attention, CentroidEma, Combine, Expand, Gram, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
-    RmsNorm, Route, Routing, SwiGlu,
+    RmsNorm, Route, RouteMode, Routing, SwiGlu,
 };
 use trimoe::{Device, Plan, Segments, Tensor};
 
@@ -156,8 +156,18 @@ fn ops(c: &mut Criterion) {
         let router = fill(&device, [s.clusters + s.experts, s.hidden]);
         let mut routing = Routing::new(&device, s.tokens, s.topk, s.experts, s.clusters).expect("memory");
         let logits = Throughput::Elements(2 * (s.tokens * (s.clusters + s.experts) * s.hidden) as u64);
+        let room = Route::<f32>::workspace_len(s.tokens, s.experts, s.clusters);
+        let mut workspace = device.zeros([room]).expect("memory");
         row(&mut group, "route", s.name, logits, || {
-            let op = Route { x: x.view(), w: router.view(), temperature: 1.0, routing: &mut routing };
+            let op = Route {
+                x: x.view(),
+                w: router.view(),
+                bias: None,
+                temperature: 1.0,
+                mode: RouteMode::TwoStage,
+                routing: &mut routing,
+                workspace: workspace.view_mut(),
+            };
             device.run(op).expect("route");
         });
         let gain = fill(&device, [s.hidden]);

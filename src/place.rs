@@ -3,7 +3,6 @@
 use std::fmt;
 
 use crate::elem::Plain;
-use crate::ops::Routing;
 use crate::plan::{Order, Plan, Segments};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
@@ -84,14 +83,6 @@ impl Placed for Plan {
 impl<T: Plain, const N: usize> Placed for Tensor<T, N> {
     fn is_at(&self, place: Place) -> bool {
         self.place() == place || self.is_empty()
-    }
-}
-
-impl Placed for Routing {
-    fn is_at(&self, place: Place) -> bool {
-        let Routing { cluster, expert, weight, prob_cluster, prob_expert, lse, .. } = self;
-        let floats = [weight, prob_cluster, prob_expert, lse];
-        cluster.is_at(place) && expert.is_at(place) && floats.iter().all(|t| t.is_at(place))
     }
 }
 

@@ -2,113 +2,39 @@
 
 mod common;
 
-use common::oracle::router::{Decision, Router};
-use common::{Guarded, Rng, assert_breaks, close, devices, same_bits_on_any_threads};
-use trimoe::ops::{Route, RouteLoss, Routing};
-use trimoe::{Device, Elem, bf16, f16};
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&v| v as f64).collect()
-}
-
-/// Sums of the oracle's decisions: tokens and probabilities by cluster, slots and probabilities by expert.
-fn sums(router: &Router, d: &Decision) -> (Vec<u32>, Vec<f64>, Vec<u32>, Vec<f64>) {
-    let (mut tokens, mut cluster_prob) = (vec![0; router.clusters], vec![0.0; router.clusters]);
-    let (mut slots, mut expert_prob) = (vec![0; router.experts()], vec![0.0; router.experts()]);
-    for (t, &g) in d.cluster.iter().enumerate() {
-        tokens[g as usize] += 1;
-        for (c, sum) in cluster_prob.iter_mut().enumerate() {
-            *sum += d.prob_cluster[t * router.clusters + c];
-        }
-        for i in 0..router.per {
-            expert_prob[g as usize * router.per + i] += d.prob_expert[t * router.per + i];
-        }
-    }
-    d.expert.iter().for_each(|&e| slots[e as usize] += 1);
-    (tokens, cluster_prob, slots, expert_prob)
-}
-
-/// A routing full of values that a run must overwrite.
-fn dirty(device: &Device, router: &Router, tokens: usize) -> Routing {
-    let mut routing = Routing::new(device, tokens, router.topk, router.experts(), router.clusters).unwrap();
-    routing.cluster.host_mut().unwrap().fill(u32::MAX);
-    routing.expert.host_mut().unwrap().fill(u32::MAX);
-    for part in [&mut routing.weight, &mut routing.prob_cluster, &mut routing.prob_expert, &mut routing.lse] {
-        part.host_mut().unwrap().fill(f32::NAN);
-    }
-    routing.stats.skipped = 9;
-    routing.stats.lse_squared = f64::NAN;
-    routing.stats.cluster_tokens.fill(7);
-    routing
-}
-
-/// Runs the router on every device and compares everything it decides with the oracle's decision.
-fn run_case<T: Elem>(router: &Router, x: &[f64], w: &[f64]) -> Decision {
-    let tokens = x.len() / router.hidden;
-    let x = Guarded::<T, 2>::of(x, [tokens, router.hidden]);
-    let w = Guarded::<T, 2>::of(w, [router.logits(), router.hidden]);
-    let want = router.route(&x.values(), &w.values());
-    let name = format!("{router:?}, {tokens} tokens, {:?}", T::DTYPE);
-    for device in devices() {
-        let mut routing = dirty(&device, router, tokens);
-        let temperature = router.temperature as f32;
-        device.run(Route { x: x.view(), w: w.view(), temperature, routing: &mut routing }).unwrap();
-        assert_eq!(routing.cluster.host().unwrap(), want.cluster, "{name}");
-        assert_eq!(routing.expert.host().unwrap(), want.expert, "{name}");
-        for (part, got, want) in [
-            ("weight", &routing.weight, &want.weight),
-            ("p_g", &routing.prob_cluster, &want.prob_cluster),
-            ("p_i|g", &routing.prob_expert, &want.prob_expert),
-            ("lse", &routing.lse, &want.lse),
-        ] {
-            close(&format!("{name}: {part}"), &wide(got.host().unwrap()), want, 2e-6, 0.5);
-        }
-        let (tokens_of, cluster_prob, slots, expert_prob) = sums(router, &want);
-        let stats = &routing.stats;
-        assert_eq!((&stats.cluster_tokens, &stats.expert_slots), (&tokens_of, &slots), "{name}");
-        close(&format!("{name}: sum of p_g"), &stats.cluster_prob, &cluster_prob, 2e-6, 1.0);
-        close(&format!("{name}: sum of p_i|g"), &stats.expert_prob, &expert_prob, 2e-6, 1.0);
-        assert_eq!(stats.skipped as usize, want.skipped, "{name}");
-        for (balance, z) in [(1.0, 0.0), (0.0, 1.0), (0.01, 0.001)] {
-            let got = stats.loss(RouteLoss { balance, z });
-            let want = router.loss(&want, balance as f64, z as f64);
-            close(&format!("{name}: loss {balance} {z}"), &[got], &[want], 4e-6, 0.1);
-        }
-    }
-    want
-}
-
-fn router(clusters: usize, per: usize, topk: usize, temperature: f64) -> Router {
-    Router { hidden: 19, clusters, per, topk, temperature }
-}
-
-/// Inputs whose logits are of order one.
-fn normal(router: &Router, tokens: usize, seed: u64) -> (Vec<f64>, Vec<f64>) {
-    let mut rng = Rng::new(seed);
-    let scale = 1.5 / (router.hidden as f64).sqrt();
-    let x = rng.normals(tokens * router.hidden);
-    (x, rng.normals(router.logits() * router.hidden).iter().map(|w| w * scale).collect())
-}
+use common::oracle::router::Router;
+use common::routing::{bits, grouped, normal, router, run, run_case, run_dtypes, run_f32, wide};
+use common::{Guarded, Rng, all_devices, assert_breaks, close, devices, same_bits_on_any_threads};
+use trimoe::ops::{Route, RouteMode, Routing, Score};
+use trimoe::{Device, Result, bf16};
 
 #[test]
 fn routes_as_defined() {
     for (clusters, per) in [(1, 1), (1, 8), (3, 5), (4, 1)] {
         for topk in 1..=per {
-            for (tokens, temperature) in [(0, 1.0), (1, 1.0), (63, 0.7), (64, 1.0), (65, 0.7)] {
-                let router = router(clusters, per, topk, temperature);
-                let (x, w) = normal(&router, tokens, 8);
-                let all = [
-                    run_case::<f32>(&router, &x, &w),
-                    run_case::<bf16>(&router, &x, &w),
-                    run_case::<f16>(&router, &x, &w),
-                ];
-                for d in all {
-                    assert!(d.margin > 1e-6, "{router:?}: a tie that rounding may decide, {:e}", d.margin);
-                    assert_eq!(d.skipped, 0);
-                }
-            }
+            // Every `topk` in the tile that is neither full nor alone.
+            let tokens: &[_] = if topk == 1 || topk == per { &[0, 1, 32, 65] } else { &[33] };
+            tokens.iter().for_each(|&tokens| run_f32(&router(clusters, per, topk, 0.7), tokens, 8));
         }
+        run_dtypes(&router(clusters, per, 1.max(per / 2), 1.0), 65, 8);
     }
+}
+
+#[test]
+fn any_hidden_size() {
+    for hidden in [1, 16, 31, 48, 63, 65, 128, 208] {
+        run_dtypes(&Router { hidden, ..router(3, 5, 2, 1.0) }, 7, 4);
+    }
+}
+
+#[test]
+fn any_number_of_logits() {
+    // Around the kernels' pieces of 128 logits, around the 384 of the first of them, and at the most.
+    let sizes = [(1, 127, 3), (1, 128, 16), (1, 129, 3), (3, 127, 2), (3, 128, 2), (3, 129, 2), (256, 4, 2)];
+    for (clusters, per, topk) in sizes {
+        run_dtypes(&Router { hidden: 16, ..router(clusters, per, topk, 1.0) }, 17, 21);
+    }
+    run_dtypes(&Router { hidden: 80, ..router(1, 1024, 16, 0.7) }, 9, 3);
 }
 
 #[test]
@@ -118,18 +44,11 @@ fn weights_keep_the_cluster_probability_and_sum_to_it() {
         let router = router(clusters, 5, topk, 1.0);
         let (x, w) = normal(&router, 20, 3);
         let (x, w) = (Guarded::<f32, 2>::of(&x, [20, 19]), Guarded::of(&w, [router.logits(), 19]));
-        let mut routing = dirty(device, &router, 20);
-        device.run(Route { x: x.view(), w: w.view(), temperature: 1.0, routing: &mut routing }).unwrap();
-        for t in 0..20 {
-            let g = routing.cluster.host().unwrap()[t] as usize;
-            let sum: f64 = wide(&routing.weight.host().unwrap()[t * topk..][..topk]).iter().sum();
-            close(
-                "sum of weights",
-                &[sum],
-                &wide(&routing.prob_cluster.host().unwrap()[t * clusters + g..][..1]),
-                1e-6,
-                0.0,
-            );
+        let routing = run(device, &router, &x, &w).unwrap();
+        let (weight, prob_cluster) = (wide(&routing.weight), wide(&routing.prob_cluster));
+        for (t, &g) in routing.cluster.to_vec().unwrap().iter().enumerate() {
+            let sum: f64 = weight[t * topk..][..topk].iter().sum();
+            close("sum of weights", &[sum], &[prob_cluster[t * clusters + g as usize]], 1e-6, 0.0);
         }
     }
 }
@@ -144,6 +63,12 @@ fn equal_logits_go_to_the_lower_id() {
             assert_eq!(want.cluster, [0; 5]);
             assert_eq!(want.expert[..topk], [0, 1, 2, 3][..topk]);
         }
+    }
+    // Groups, and their experts.
+    for sigmoid in [false, true] {
+        let router = grouped(12, 4, 4, 2, sigmoid);
+        let (x, w) = (Rng::new(1).normals(5 * 19), vec![0.25; 12 * 19]);
+        assert_eq!(run_case::<f32>(&router, &x, &w).expert[..4], [0, 1, 2, 3]);
     }
     // Equal in pairs: the order of ids decides inside a pair, the logits between pairs.
     let router = Router { hidden: 1, ..router(2, 4, 3, 1.0) };
@@ -173,8 +98,8 @@ fn logits_that_are_not_finite() {
     ];
     for (clusters, w, skipped) in cases {
         let per = if clusters == 1 { 6 } else { 2 };
-        for topk in 1..=per {
-            let router = Router { hidden: 1, clusters, per, topk, temperature: 0.7 };
+        for topk in [1, 2, per] {
+            let router = Router { hidden: 1, ..router(clusters, per, topk, 0.7) };
             for want in
                 [run_case::<f32>(&router, &[1.0, 2.0], &w), run_case::<bf16>(&router, &[1.0, 2.0], &w)]
             {
@@ -208,32 +133,108 @@ fn the_same_on_any_threads() {
     let router = router(4, 8, 2, 0.9);
     let (x, w) = normal(&router, 300, 6);
     let (x, w) = (Guarded::<f32, 2>::of(&x, [300, 19]), Guarded::of(&w, [router.logits(), 19]));
-    same_bits_on_any_threads(|device| {
-        let mut r = dirty(device, &router, 300);
-        device.run(Route { x: x.view(), w: w.view(), temperature: 0.9, routing: &mut r }).unwrap();
-        let floats = [&r.weight, &r.prob_cluster, &r.prob_expert, &r.lse].map(common::guarded::bits);
-        (r.cluster.host().unwrap().to_vec(), r.expert.host().unwrap().to_vec(), floats, r.stats)
-    });
+    same_bits_on_any_threads(|device| bits(&run(device, &router, &x, &w).unwrap()));
+}
+
+#[test]
+fn the_same_bits_again() {
+    let router = router(4, 8, 2, 0.9);
+    let (x, w) = normal(&router, 70, 6);
+    let (x, w) = (Guarded::<bf16, 2>::of(&x, [70, 19]), Guarded::of(&w, [router.logits(), 19]));
+    for device in all_devices() {
+        let run = || bits(&run(&device, &router, &x, &w).unwrap());
+        assert_eq!(run(), run());
+    }
 }
 
 #[test]
 fn every_rule_is_checked() {
     let device = &devices()[0];
-    let run = |tokens: usize, [topk, experts, clusters]: [usize; 3], x: [usize; 2], w, temperature| {
-        let (x, w) = (Guarded::<f32, 2>::nan(x), Guarded::<f32, 2>::nan(w));
-        let routing = &mut Routing::new(device, tokens, topk, experts, clusters).unwrap();
-        device.run(Route { x: x.view(), w: w.view(), temperature, routing })
+    let good = Case { tokens: 3, plan: [2, 4, 2], x: [3, 5], w: [6, 5], ..Case::default() };
+    let run = |case: Case| case.run(device);
+    run(good).unwrap();
+    assert_breaks(run(Case { plan: [2, 4, 0], w: [4, 5], ..good }), "clusters >= 1 && per >= 1");
+    assert_breaks(run(Case { plan: [2, 1, 2], w: [2, 5], ..good }), "clusters >= 1 && per >= 1");
+    assert_breaks(run(Case { plan: [0, 4, 2], ..good }), "topk >= 1 && topk <= per");
+    assert_breaks(run(Case { plan: [3, 4, 2], ..good }), "topk >= 1 && topk <= per");
+    assert_breaks(run(Case { tokens: 4, ..good }), "x[0] == routing.tokens()");
+    assert_breaks(run(Case { w: [4, 5], ..good }), "w == [logits, x[1]]");
+    assert_breaks(run(Case { plan: [2, 4, 1], w: [5, 5], ..good }), "w == [logits, x[1]]");
+    assert_breaks(run(Case { w: [6, 4], ..good }), "w == [logits, x[1]]");
+    for temperature in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert_breaks(run(Case { temperature, ..good }), "temperature > 0.0");
+    }
+    assert_breaks(run(Case { bias: Some(5), ..good }), "bias.is_none_or(|len| len == w[0])");
+    assert_breaks(run(Case { short: 1, ..good }), "self.workspace.dim(0) >= need");
+
+    let flat = Case { plan: [2, 6, 1], ..good };
+    let of = |groups, top_groups, scale| {
+        let mode = RouteMode::Grouped { groups, top_groups, score: Score::Sigmoid, scale };
+        Case { mode, ..flat }
     };
-    run(3, [2, 4, 2], [3, 5], [6, 5], 1.0).unwrap();
-    assert_breaks(run(3, [2, 4, 0], [3, 5], [4, 5], 1.0), "clusters >= 1 && per >= 1");
-    assert_breaks(run(3, [2, 1, 2], [3, 5], [2, 5], 1.0), "clusters >= 1 && per >= 1");
-    assert_breaks(run(3, [0, 4, 2], [3, 5], [6, 5], 1.0), "topk >= 1 && topk <= per");
-    assert_breaks(run(3, [3, 4, 2], [3, 5], [6, 5], 1.0), "topk >= 1 && topk <= per");
-    assert_breaks(run(4, [2, 4, 2], [3, 5], [6, 5], 1.0), "x[0] == routing.tokens()");
-    assert_breaks(run(3, [2, 4, 2], [3, 5], [4, 5], 1.0), "w == [logits, x[1]]");
-    assert_breaks(run(3, [2, 4, 1], [3, 5], [5, 5], 1.0), "w == [logits, x[1]]");
-    assert_breaks(run(3, [2, 4, 2], [3, 5], [6, 4], 1.0), "w == [logits, x[1]]");
-    for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        assert_breaks(run(3, [2, 4, 2], [3, 5], [6, 5], bad), "temperature > 0.0");
+    run(of(3, 1, 1.0)).unwrap();
+    assert_breaks(run(Case { plan: [2, 4, 2], ..of(2, 1, 1.0) }), "clusters == 1");
+    for groups in [0, 4, 33, 60] {
+        assert_breaks(run(of(groups, 1, 1.0)), "(1..=most).contains(&groups)");
+    }
+    assert_breaks(run(of(3, 0, 1.0)), "(1..=groups).contains(&top_groups)");
+    assert_breaks(run(of(3, 4, 1.0)), "(1..=groups).contains(&top_groups)");
+    assert_breaks(run(of(6, 1, 1.0)), "topk <= kept");
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert_breaks(run(of(3, 1, scale)), "scale > 0.0");
+    }
+}
+
+/// Arguments, of which a test breaks one.
+#[derive(Clone, Copy)]
+struct Case {
+    tokens: usize,
+    /// topk, experts, clusters
+    plan: [usize; 3],
+    x: [usize; 2],
+    w: [usize; 2],
+    bias: Option<usize>,
+    temperature: f32,
+    mode: RouteMode,
+    /// Elements that the workspace lacks.
+    short: usize,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        let (bias, mode) = (None, RouteMode::TwoStage);
+        Case { tokens: 0, plan: [1; 3], x: [0; 2], w: [0; 2], bias, temperature: 1.0, mode, short: 0 }
+    }
+}
+
+impl Case {
+    fn run(&self, device: &Device) -> Result<()> {
+        let [topk, experts, clusters] = self.plan;
+        let room = Route::<f32>::workspace_len(self.tokens, experts, clusters) - self.short;
+        let (x, w) = (Guarded::<f32, 2>::nan(self.x), Guarded::<f32, 2>::nan(self.w));
+        let bias = self.bias.map(|len| Guarded::<f32, 1>::nan([len]));
+        device.run(Route {
+            x: x.view_on(device),
+            w: w.view_on(device),
+            bias: bias.as_ref().map(|b| b.view_on(device)),
+            temperature: self.temperature,
+            mode: self.mode,
+            routing: &mut Routing::new(device, self.tokens, topk, experts, clusters)?,
+            workspace: Guarded::<f32, 1>::nan([room]).view_mut_on(device),
+        })
+    }
+}
+
+#[test]
+fn kernels_have_limits() {
+    for device in all_devices().into_iter().filter(|d| d.place() != trimoe::Place::Host) {
+        let case = Case { tokens: 1, x: [1, 2], ..Case::default() };
+        let most = Case { plan: [32, 1280, 1], w: [1280, 2], ..case };
+        most.run(&device).unwrap();
+        assert_breaks(
+            Case { plan: [2, 1281, 1], w: [1281, 2], ..case }.run(&device),
+            "logits <= tile.columns",
+        );
+        assert_breaks(Case { plan: [33, 1280, 1], ..most }.run(&device), "routing.topk() <= MOST_SLOTS");
     }
 }

@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::oracle::router::Router;
+use common::oracle::router::{Grouped, Router};
 use common::oracle::{differences, dot};
-use common::{Guarded, Rng, assert_breaks, devices, near, same_bits_on_any_threads};
-use trimoe::ops::{Route, RouteBackward, RouteLoss, Routing};
+use common::routing::mode;
+use common::{
+    Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, near, same_bits_on_any_threads,
+};
+use trimoe::ops::{Route, RouteBackward, RouteLoss, RouteMode, Routing};
 use trimoe::{Device, Elem, bf16, f16};
 
 struct Case<T> {
@@ -48,12 +51,37 @@ impl<T: Elem> Case<T> {
         dot(&self.dweight.values(), &d.weight) + losses
     }
 
+    fn forward(&self, device: &Device) -> Routing {
+        let Router { clusters, topk, .. } = self.router;
+        let experts = self.router.experts();
+        let mut routing = Routing::new(device, self.tokens, topk, experts, clusters).unwrap();
+        let mut workspace = Guarded::nan([Route::<T>::workspace_len(self.tokens, experts, clusters)]);
+        let op = Route {
+            x: self.x.view_on(device),
+            w: self.w.view_on(device),
+            bias: None,
+            temperature: self.router.temperature as f32,
+            mode: mode(&self.router),
+            routing: &mut routing,
+            workspace: workspace.view_mut_on(device),
+        };
+        device.run(op).unwrap();
+        routing
+    }
+
     fn run(&self, device: &Device, accumulate: bool, before: [&[f64]; 2]) -> Gradient<T> {
-        let Router { hidden, clusters, topk, .. } = self.router;
-        let (logits, temperature) = (self.router.logits(), self.router.temperature as f32);
-        let (x, w) = (self.x.view(), self.w.view());
-        let mut routing = Routing::new(device, self.tokens, topk, self.router.experts(), clusters).unwrap();
-        device.run(Route { x, w, temperature, routing: &mut routing }).unwrap();
+        self.backward(device, &self.forward(device), accumulate, before)
+    }
+
+    fn backward(
+        &self,
+        device: &Device,
+        routing: &Routing,
+        accumulate: bool,
+        before: [&[f64]; 2],
+    ) -> Gradient<T> {
+        let (hidden, logits) = (self.router.hidden, self.router.logits());
+        let (x, w) = (self.x.view_on(device), self.w.view_on(device));
         let mut out = Gradient {
             dlogits: Guarded::nan([self.tokens, logits]),
             dx: Guarded::of(before[0], [self.tokens, hidden]),
@@ -62,13 +90,14 @@ impl<T: Elem> Case<T> {
         let op = RouteBackward {
             x,
             w,
-            temperature,
-            routing: &routing,
-            dweight: self.dweight.view(),
+            temperature: self.router.temperature as f32,
+            mode: mode(&self.router),
+            routing,
+            dweight: self.dweight.view_on(device),
             loss: self.loss,
-            dlogits: out.dlogits.view_mut(),
-            dx: out.dx.view_mut(),
-            dw: out.dw.view_mut(),
+            dlogits: out.dlogits.view_mut_on(device),
+            dx: out.dx.view_mut_on(device),
+            dw: out.dw.view_mut_on(device),
             accumulate,
         };
         device.run(op).unwrap();
@@ -87,7 +116,7 @@ impl<T: Elem> Case<T> {
         let before_x = Guarded::<T, 2>::normal(&mut rng, [self.tokens, self.router.hidden], 0.1).values();
         let before_w = Guarded::<f32, 2>::normal(&mut rng, [w.len(), 1], 0.1).values();
         let add = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
-        for (device, accumulate) in devices().iter().flat_map(|d| [(d, false), (d, true)]) {
+        for (device, accumulate) in all_devices().iter().flat_map(|d| [(d, false), (d, true)]) {
             let out = self.run(device, accumulate, [&before_x, &before_w]);
             near::<T>(&format!("{name} dx"), &out.dx.written(), &add(&before_x, &of_x), 64.0);
             let want = if accumulate { add(&before_w, &of_w) } else { of_w.clone() };
@@ -108,7 +137,7 @@ impl<T: Elem> Case<T> {
 }
 
 fn router(clusters: usize, per: usize, topk: usize, temperature: f64) -> Router {
-    Router { hidden: 7, clusters, per, topk, temperature }
+    Router { hidden: 7, clusters, per, topk, temperature, bias: vec![], grouped: None }
 }
 
 #[test]
@@ -123,10 +152,92 @@ fn gradients_are_those_of_the_definition() {
             Case::<f16>::new(router(clusters, per, topk, 1.0), 13, [0.5, 0.25]).check();
         }
     }
+    for (sigmoid, topk, per) in [(false, 3, 8), (true, 3, 8), (true, 1, 6), (true, 4, 12)] {
+        for loss in [[0.0, 0.0], [0.5, 0.25]] {
+            let limit = Grouped { groups: per / 2, top_groups: 2, sigmoid, scale: 2.5 };
+            let router = || Router { grouped: Some(limit), ..router(1, per, topk, 0.9) };
+            Case::<f32>::new(router(), 9, loss).check();
+            Case::<bf16>::new(router(), 9, loss).check();
+        }
+    }
     // Every cluster one expert; more clusters than tokens, so that some are empty.
     Case::<f32>::new(router(4, 1, 1, 1.0), 9, [0.5, 0.25]).check();
     Case::<f32>::new(router(8, 2, 2, 1.0), 3, [0.5, 0.25]).check();
     Case::<f32>::new(router(3, 4, 2, 1.0), 1, [0.5, 0.25]).check();
+}
+
+/// `a b` for `a: [m, k]`, `b: [k, n]`, added to `c`; with `a` transposed in memory if asked.
+fn product(c: &[f64], a: &[f64], b: &[f64], [m, k]: [usize; 2], transposed: bool) -> Vec<Bound> {
+    let n = c.len() / m.max(1);
+    let mut out = vec![Bound::default(); c.len()];
+    for (at, sum) in out.iter_mut().enumerate() {
+        let (i, j) = (at / n, at % n);
+        sum.add(c[at]);
+        (0..k).for_each(|k_| sum.add(a[if transposed { k_ * m + i } else { i * k + k_ }] * b[k_ * n + j]));
+    }
+    out
+}
+
+/// Products of the gradient of logits, which small cases compare with finite differences.
+fn check_products<T: Elem>(router: Router, tokens: usize) {
+    let case = Case::<T>::new(router, tokens, [0.5, 0.25]);
+    let (hidden, logits) = (case.router.hidden, case.router.logits());
+    let name = format!("{tokens} tokens, {hidden} columns, {logits} logits, {:?}", T::DTYPE);
+    let mut rng = Rng::new(3);
+    let before_x = Guarded::<T, 2>::normal(&mut rng, [tokens, hidden], 0.1).values();
+    let before_w = Guarded::<f32, 2>::normal(&mut rng, [logits, hidden], 0.1).values();
+    let reference = case.run(&devices()[0], true, [&before_x, &before_w]).dlogits.written();
+    for device in all_devices() {
+        let out = case.run(&device, true, [&before_x, &before_w]);
+        let dlogits = out.dlogits.written();
+        // Tensor cores cut off what does not fit a sum: logits are off by up to 2^-24 for each of their terms.
+        near::<f32>(&format!("{name} dlogits"), &dlogits, &reference, 64.0 + hidden as f64);
+        let dx = product(&before_x, &dlogits, &case.w.values(), [tokens, logits], false);
+        assert_within::<T>(&format!("{name} dx"), &out.dx.written(), &dx);
+        let dw = product(&before_w, &dlogits, &case.x.values(), [logits, tokens], true);
+        assert_within::<f32>(&format!("{name} dw"), &out.dw.written(), &dw);
+    }
+}
+
+#[test]
+fn products_of_any_shape() {
+    // Around the kernels' tiles of 64 rows, 64 columns and 32 terms; columns in multiples of 16 are aligned.
+    for (hidden, tokens, per) in
+        [(64, 33, 8), (63, 65, 31), (65, 64, 32), (80, 63, 33), (128, 31, 64), (48, 97, 65), (16, 1, 128)]
+    {
+        let router = || Router { hidden, ..router(1, per, 2, 1.0) };
+        check_products::<f32>(router(), tokens);
+        check_products::<bf16>(router(), tokens);
+        check_products::<f16>(router(), tokens);
+    }
+    check_products::<bf16>(Router { hidden: 32, ..router(64, 5, 3, 1.0) }, 40);
+}
+
+/// A routing is the caller's: kernels must not follow ids that no forward wrote.
+#[test]
+fn kernels_follow_no_bad_id() {
+    for device in all_devices().into_iter().filter(|d| d.place() != trimoe::Place::Host) {
+        for (g, e) in [(u32::MAX, 0), (3, u32::MAX), (1, 0), (2, 12), (7, 5)] {
+            let case = Case::<f32>::new(router(3, 4, 2, 1.0), 5, [0.5, 0.25]);
+            let mut routing = case.forward(&device);
+            routing.cluster.copy_from(&[g; 5]).unwrap();
+            routing.expert.copy_from(&[e; 10]).unwrap();
+            let out = case.backward(&device, &routing, false, [&[0.0; 35], &[0.0; 105]]);
+            assert!(out.dx.written().iter().all(|d| d.is_finite()));
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_again() {
+    let case = Case::<bf16>::new(router(3, 4, 2, 0.9), 70, [0.01, 0.001]);
+    for device in all_devices() {
+        let run = || {
+            let out = case.run(&device, false, [&[0.0; 70 * 7], &[0.0; 15 * 7]]);
+            [out.dlogits.written(), out.dx.written(), out.dw.written()]
+        };
+        assert_eq!(run(), run());
+    }
 }
 
 #[test]
@@ -158,12 +269,14 @@ fn skipped_tokens_get_no_gradient() {
         dweight[9 * topk] = f64::INFINITY;
         case.dweight = Guarded::of(&dweight, [13, topk]);
         let logits = case.router.logits();
-        let out = case.run(&devices()[0], false, [&[0.0; 13 * 7], &vec![0.0; logits * 7]]);
-        for t in [4, 9] {
-            assert!(out.dlogits.written()[t * logits..][..logits].iter().all(|&d| d == 0.0));
-            assert!(out.dx.written()[t * 7..][..7].iter().all(|&d| d == 0.0));
+        for device in all_devices() {
+            let out = case.run(&device, false, [&[0.0; 13 * 7], &vec![0.0; logits * 7]]);
+            for t in [4, 9] {
+                assert!(out.dlogits.written()[t * logits..][..logits].iter().all(|&d| d == 0.0));
+                assert!(out.dx.written()[t * 7..][..7].iter().all(|&d| d == 0.0));
+            }
+            assert!(out.dw.written().iter().all(|d| d.is_finite()));
         }
-        assert!(out.dw.written().iter().all(|d| d.is_finite()));
     }
 }
 
@@ -171,8 +284,10 @@ fn skipped_tokens_get_no_gradient() {
 fn without_tokens_the_weight_gradient_is_zero_or_kept() {
     let case = Case::<f32>::new(router(3, 4, 2, 1.0), 0, [0.5, 0.25]);
     let before = [0.5; 15 * 7];
-    assert_eq!(case.run(&devices()[0], false, [&[], &before]).dw.written(), [0.0; 15 * 7]);
-    assert_eq!(case.run(&devices()[0], true, [&[], &before]).dw.written(), before);
+    for device in all_devices() {
+        assert_eq!(case.run(&device, false, [&[], &before]).dw.written(), [0.0; 15 * 7]);
+        assert_eq!(case.run(&device, true, [&[], &before]).dw.written(), before);
+    }
 }
 
 #[test]
@@ -201,6 +316,7 @@ fn every_rule_is_checked() {
             x: zeros(x).view(),
             w: zeros(w).view(),
             temperature,
+            mode: RouteMode::TwoStage,
             routing: &routing,
             dweight: zeros(dweight).view(),
             loss: RouteLoss { balance: 0.01, z: 0.0 },
@@ -222,14 +338,15 @@ fn every_rule_is_checked() {
     assert_breaks(run(Some((5, [5, 5])), 1.0), "self.dw.shape() == w");
 
     // The parts of a routing are public: any of them may be replaced or overwritten.
-    let broken: [fn(&mut Routing); 7] = [
+    let broken: [fn(&mut Routing); 8] = [
         |r| r.expert = Device::cpu().zeros([2, 2]).unwrap(),
         |r| r.weight = Device::cpu().zeros([3, 1]).unwrap(),
         |r| r.prob_cluster = Device::cpu().zeros([2, 2]).unwrap(),
         |r| r.prob_expert = Device::cpu().zeros([4, 2]).unwrap(),
         |r| r.lse = Device::cpu().zeros([3, 1]).unwrap(),
-        |r| r.stats.cluster_tokens.clear(),
-        |r| r.stats.expert_prob.push(0.0),
+        |r| r.sums.cluster_tokens = Device::cpu().zeros([1]).unwrap(),
+        |r| r.sums.skipped = Device::cpu().zeros([2]).unwrap(),
+        |r| r.sums.expert_prob = Device::cpu().zeros([5]).unwrap(),
     ];
     for change in broken {
         let mut routing = Routing::new(device, 3, 2, 4, 2).unwrap();

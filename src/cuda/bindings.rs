@@ -1463,6 +1463,276 @@ const _: () = {
     ["Offset of field: RopeParams::inverse"][::core::mem::offset_of!(RopeParams, inverse) - 40usize];
     ["Offset of field: RopeParams::unused"][::core::mem::offset_of!(RopeParams, unused) - 44usize];
 };
+#[doc = " How logits become choices and weights."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteRule {
+    #[doc = " Divides the logits."]
+    pub temperature: f32,
+    #[doc = " Factor of the weights."]
+    pub scale: f32,
+    pub experts: u32,
+    pub clusters: u32,
+    pub topk: u32,
+    #[doc = " 0: two stages. Else experts are scored all together, in so many groups (at most 32) of equal size, and"]
+    pub groups: u32,
+    #[doc = " so many groups are kept."]
+    pub top_groups: u32,
+    #[doc = " Of all experts together. 1: sigmoid; 0: softmax"]
+    pub sigmoid: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteRule"][::core::mem::size_of::<RouteRule>() - 32usize];
+    ["Alignment of RouteRule"][::core::mem::align_of::<RouteRule>() - 4usize];
+    ["Offset of field: RouteRule::temperature"][::core::mem::offset_of!(RouteRule, temperature) - 0usize];
+    ["Offset of field: RouteRule::scale"][::core::mem::offset_of!(RouteRule, scale) - 4usize];
+    ["Offset of field: RouteRule::experts"][::core::mem::offset_of!(RouteRule, experts) - 8usize];
+    ["Offset of field: RouteRule::clusters"][::core::mem::offset_of!(RouteRule, clusters) - 12usize];
+    ["Offset of field: RouteRule::topk"][::core::mem::offset_of!(RouteRule, topk) - 16usize];
+    ["Offset of field: RouteRule::groups"][::core::mem::offset_of!(RouteRule, groups) - 20usize];
+    ["Offset of field: RouteRule::top_groups"][::core::mem::offset_of!(RouteRule, top_groups) - 24usize];
+    ["Offset of field: RouteRule::sigmoid"][::core::mem::offset_of!(RouteRule, sigmoid) - 28usize];
+};
+#[doc = " Parameters of `moe_route_*`, launched with ceil(tokens / tile.rows) blocks by the tile `moe_route_launch`, for at most\n tile.columns logits; and of `moe_route_many_*`, by `moe_route_many_launch`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteParams {
+    #[doc = " [tokens, hidden]"]
+    pub x: u64,
+    #[doc = " [logits, hidden]"]
+    pub w: u64,
+    #[doc = " [logits], f32: added to scores for the choice alone; 0 means none"]
+    pub bias: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster: u64,
+    #[doc = " [tokens, topk], u32"]
+    pub expert: u64,
+    #[doc = " [tokens, topk], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, clusters], f32"]
+    pub prob_cluster: u64,
+    #[doc = " [tokens, experts / clusters], f32: of the chosen cluster"]
+    pub prob_expert: u64,
+    #[doc = " [tokens, 2], f32: logs of the softmaxes' denominators"]
+    pub lse: u64,
+    #[doc = " [ceil(tokens / tile.rows), 2 (clusters + experts) + 2], f32, contiguous: workspace"]
+    pub partial: u64,
+    pub x_stride: u64,
+    pub w_stride: u64,
+    pub tokens: u32,
+    pub hidden: u32,
+    pub rule: RouteRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 136usize];
+    ["Alignment of RouteParams"][::core::mem::align_of::<RouteParams>() - 8usize];
+    ["Offset of field: RouteParams::x"][::core::mem::offset_of!(RouteParams, x) - 0usize];
+    ["Offset of field: RouteParams::w"][::core::mem::offset_of!(RouteParams, w) - 8usize];
+    ["Offset of field: RouteParams::bias"][::core::mem::offset_of!(RouteParams, bias) - 16usize];
+    ["Offset of field: RouteParams::cluster"][::core::mem::offset_of!(RouteParams, cluster) - 24usize];
+    ["Offset of field: RouteParams::expert"][::core::mem::offset_of!(RouteParams, expert) - 32usize];
+    ["Offset of field: RouteParams::weight"][::core::mem::offset_of!(RouteParams, weight) - 40usize];
+    ["Offset of field: RouteParams::prob_cluster"]
+        [::core::mem::offset_of!(RouteParams, prob_cluster) - 48usize];
+    ["Offset of field: RouteParams::prob_expert"]
+        [::core::mem::offset_of!(RouteParams, prob_expert) - 56usize];
+    ["Offset of field: RouteParams::lse"][::core::mem::offset_of!(RouteParams, lse) - 64usize];
+    ["Offset of field: RouteParams::partial"][::core::mem::offset_of!(RouteParams, partial) - 72usize];
+    ["Offset of field: RouteParams::x_stride"][::core::mem::offset_of!(RouteParams, x_stride) - 80usize];
+    ["Offset of field: RouteParams::w_stride"][::core::mem::offset_of!(RouteParams, w_stride) - 88usize];
+    ["Offset of field: RouteParams::tokens"][::core::mem::offset_of!(RouteParams, tokens) - 96usize];
+    ["Offset of field: RouteParams::hidden"][::core::mem::offset_of!(RouteParams, hidden) - 100usize];
+    ["Offset of field: RouteParams::rule"][::core::mem::offset_of!(RouteParams, rule) - 104usize];
+};
+#[doc = " Sums over the blocks' `partial`, in their order. Parameters of `moe_route_sums`; launched by the tile\n `moe_route_sums_launch` with ceil((2 (clusters + experts) + 2) / tile.columns) blocks, also if there are no tokens."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteSumsParams {
+    #[doc = " [partials, 2 (clusters + experts) + 2], f32"]
+    pub partial: u64,
+    #[doc = " [clusters], u32"]
+    pub cluster_tokens: u64,
+    #[doc = " [experts], u32"]
+    pub expert_slots: u64,
+    #[doc = " [clusters], f64"]
+    pub cluster_prob: u64,
+    #[doc = " [experts], f64"]
+    pub expert_prob: u64,
+    #[doc = " [1], f64"]
+    pub lse_squared: u64,
+    #[doc = " [1], u32"]
+    pub skipped: u64,
+    pub partials: u32,
+    pub experts: u32,
+    pub clusters: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteSumsParams"][::core::mem::size_of::<RouteSumsParams>() - 72usize];
+    ["Alignment of RouteSumsParams"][::core::mem::align_of::<RouteSumsParams>() - 8usize];
+    ["Offset of field: RouteSumsParams::partial"][::core::mem::offset_of!(RouteSumsParams, partial) - 0usize];
+    ["Offset of field: RouteSumsParams::cluster_tokens"]
+        [::core::mem::offset_of!(RouteSumsParams, cluster_tokens) - 8usize];
+    ["Offset of field: RouteSumsParams::expert_slots"]
+        [::core::mem::offset_of!(RouteSumsParams, expert_slots) - 16usize];
+    ["Offset of field: RouteSumsParams::cluster_prob"]
+        [::core::mem::offset_of!(RouteSumsParams, cluster_prob) - 24usize];
+    ["Offset of field: RouteSumsParams::expert_prob"]
+        [::core::mem::offset_of!(RouteSumsParams, expert_prob) - 32usize];
+    ["Offset of field: RouteSumsParams::lse_squared"]
+        [::core::mem::offset_of!(RouteSumsParams, lse_squared) - 40usize];
+    ["Offset of field: RouteSumsParams::skipped"]
+        [::core::mem::offset_of!(RouteSumsParams, skipped) - 48usize];
+    ["Offset of field: RouteSumsParams::partials"]
+        [::core::mem::offset_of!(RouteSumsParams, partials) - 56usize];
+    ["Offset of field: RouteSumsParams::experts"]
+        [::core::mem::offset_of!(RouteSumsParams, experts) - 60usize];
+    ["Offset of field: RouteSumsParams::clusters"]
+        [::core::mem::offset_of!(RouteSumsParams, clusters) - 64usize];
+    ["Offset of field: RouteSumsParams::unused"][::core::mem::offset_of!(RouteSumsParams, unused) - 68usize];
+};
+#[doc = " dlogits from the gradient of the weights and the router's losses. Parameters of `moe_route_dlogits`; launched by\n the tile `moe_route_dlogits_launch` over `tokens`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteDlogitsParams {
+    #[doc = " [tokens, topk], f32"]
+    pub dweight: u64,
+    #[doc = " [tokens], u32"]
+    pub cluster: u64,
+    #[doc = " [tokens, topk], u32"]
+    pub expert: u64,
+    #[doc = " [tokens, clusters], f32"]
+    pub prob_cluster: u64,
+    #[doc = " [tokens, experts / clusters], f32"]
+    pub prob_expert: u64,
+    #[doc = " [tokens, 2], f32"]
+    pub lse: u64,
+    #[doc = " [clusters], u32"]
+    pub cluster_tokens: u64,
+    #[doc = " [experts], u32"]
+    pub expert_slots: u64,
+    #[doc = " [tokens, logits], f32"]
+    pub dlogits: u64,
+    pub dweight_stride: u64,
+    pub dlogits_stride: u64,
+    pub tokens: u32,
+    #[doc = " Coefficient of the balance loss"]
+    pub balance: f32,
+    #[doc = " Coefficient of the z-loss"]
+    pub z: f32,
+    pub unused: u32,
+    pub rule: RouteRule,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteDlogitsParams"][::core::mem::size_of::<RouteDlogitsParams>() - 136usize];
+    ["Alignment of RouteDlogitsParams"][::core::mem::align_of::<RouteDlogitsParams>() - 8usize];
+    ["Offset of field: RouteDlogitsParams::dweight"]
+        [::core::mem::offset_of!(RouteDlogitsParams, dweight) - 0usize];
+    ["Offset of field: RouteDlogitsParams::cluster"]
+        [::core::mem::offset_of!(RouteDlogitsParams, cluster) - 8usize];
+    ["Offset of field: RouteDlogitsParams::expert"]
+        [::core::mem::offset_of!(RouteDlogitsParams, expert) - 16usize];
+    ["Offset of field: RouteDlogitsParams::prob_cluster"]
+        [::core::mem::offset_of!(RouteDlogitsParams, prob_cluster) - 24usize];
+    ["Offset of field: RouteDlogitsParams::prob_expert"]
+        [::core::mem::offset_of!(RouteDlogitsParams, prob_expert) - 32usize];
+    ["Offset of field: RouteDlogitsParams::lse"][::core::mem::offset_of!(RouteDlogitsParams, lse) - 40usize];
+    ["Offset of field: RouteDlogitsParams::cluster_tokens"]
+        [::core::mem::offset_of!(RouteDlogitsParams, cluster_tokens) - 48usize];
+    ["Offset of field: RouteDlogitsParams::expert_slots"]
+        [::core::mem::offset_of!(RouteDlogitsParams, expert_slots) - 56usize];
+    ["Offset of field: RouteDlogitsParams::dlogits"]
+        [::core::mem::offset_of!(RouteDlogitsParams, dlogits) - 64usize];
+    ["Offset of field: RouteDlogitsParams::dweight_stride"]
+        [::core::mem::offset_of!(RouteDlogitsParams, dweight_stride) - 72usize];
+    ["Offset of field: RouteDlogitsParams::dlogits_stride"]
+        [::core::mem::offset_of!(RouteDlogitsParams, dlogits_stride) - 80usize];
+    ["Offset of field: RouteDlogitsParams::tokens"]
+        [::core::mem::offset_of!(RouteDlogitsParams, tokens) - 88usize];
+    ["Offset of field: RouteDlogitsParams::balance"]
+        [::core::mem::offset_of!(RouteDlogitsParams, balance) - 92usize];
+    ["Offset of field: RouteDlogitsParams::z"][::core::mem::offset_of!(RouteDlogitsParams, z) - 96usize];
+    ["Offset of field: RouteDlogitsParams::unused"]
+        [::core::mem::offset_of!(RouteDlogitsParams, unused) - 100usize];
+    ["Offset of field: RouteDlogitsParams::rule"]
+        [::core::mem::offset_of!(RouteDlogitsParams, rule) - 104usize];
+};
+#[doc = " dx += dlogits w. Parameters of `moe_route_dx_*`; launched by the tile `moe_route_product_launch` over `tokens` and\n `hidden`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteDxParams {
+    #[doc = " [tokens, logits], f32"]
+    pub dlogits: u64,
+    #[doc = " [logits, hidden]"]
+    pub w: u64,
+    #[doc = " [tokens, hidden]"]
+    pub dx: u64,
+    pub dlogits_stride: u64,
+    pub w_stride: u64,
+    pub dx_stride: u64,
+    pub tokens: u32,
+    pub logits: u32,
+    pub hidden: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteDxParams"][::core::mem::size_of::<RouteDxParams>() - 64usize];
+    ["Alignment of RouteDxParams"][::core::mem::align_of::<RouteDxParams>() - 8usize];
+    ["Offset of field: RouteDxParams::dlogits"][::core::mem::offset_of!(RouteDxParams, dlogits) - 0usize];
+    ["Offset of field: RouteDxParams::w"][::core::mem::offset_of!(RouteDxParams, w) - 8usize];
+    ["Offset of field: RouteDxParams::dx"][::core::mem::offset_of!(RouteDxParams, dx) - 16usize];
+    ["Offset of field: RouteDxParams::dlogits_stride"]
+        [::core::mem::offset_of!(RouteDxParams, dlogits_stride) - 24usize];
+    ["Offset of field: RouteDxParams::w_stride"][::core::mem::offset_of!(RouteDxParams, w_stride) - 32usize];
+    ["Offset of field: RouteDxParams::dx_stride"]
+        [::core::mem::offset_of!(RouteDxParams, dx_stride) - 40usize];
+    ["Offset of field: RouteDxParams::tokens"][::core::mem::offset_of!(RouteDxParams, tokens) - 48usize];
+    ["Offset of field: RouteDxParams::logits"][::core::mem::offset_of!(RouteDxParams, logits) - 52usize];
+    ["Offset of field: RouteDxParams::hidden"][::core::mem::offset_of!(RouteDxParams, hidden) - 56usize];
+    ["Offset of field: RouteDxParams::unused"][::core::mem::offset_of!(RouteDxParams, unused) - 60usize];
+};
+#[doc = " dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over\n `logits` and `hidden`, also if there are no tokens."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct RouteDwParams {
+    #[doc = " [tokens, logits], f32"]
+    pub dlogits: u64,
+    #[doc = " [tokens, hidden]"]
+    pub x: u64,
+    #[doc = " [logits, hidden], f32"]
+    pub dw: u64,
+    pub dlogits_stride: u64,
+    pub x_stride: u64,
+    pub dw_stride: u64,
+    pub tokens: u32,
+    pub logits: u32,
+    pub hidden: u32,
+    #[doc = " 1: add to dw; 0: overwrite it"]
+    pub accumulate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RouteDwParams"][::core::mem::size_of::<RouteDwParams>() - 64usize];
+    ["Alignment of RouteDwParams"][::core::mem::align_of::<RouteDwParams>() - 8usize];
+    ["Offset of field: RouteDwParams::dlogits"][::core::mem::offset_of!(RouteDwParams, dlogits) - 0usize];
+    ["Offset of field: RouteDwParams::x"][::core::mem::offset_of!(RouteDwParams, x) - 8usize];
+    ["Offset of field: RouteDwParams::dw"][::core::mem::offset_of!(RouteDwParams, dw) - 16usize];
+    ["Offset of field: RouteDwParams::dlogits_stride"]
+        [::core::mem::offset_of!(RouteDwParams, dlogits_stride) - 24usize];
+    ["Offset of field: RouteDwParams::x_stride"][::core::mem::offset_of!(RouteDwParams, x_stride) - 32usize];
+    ["Offset of field: RouteDwParams::dw_stride"]
+        [::core::mem::offset_of!(RouteDwParams, dw_stride) - 40usize];
+    ["Offset of field: RouteDwParams::tokens"][::core::mem::offset_of!(RouteDwParams, tokens) - 48usize];
+    ["Offset of field: RouteDwParams::logits"][::core::mem::offset_of!(RouteDwParams, logits) - 52usize];
+    ["Offset of field: RouteDwParams::hidden"][::core::mem::offset_of!(RouteDwParams, hidden) - 56usize];
+    ["Offset of field: RouteDwParams::accumulate"]
+        [::core::mem::offset_of!(RouteDwParams, accumulate) - 60usize];
+};
 #[doc = " partial[s, (i, j)] = <x_i, x_j> over the s-th span of the experts' chunks. Parameters of `moe_gram_*` and\n `moe_gram_small_*`, which differ in the tile; launched by the tile `moe_gram_launch` (`moe_gram_small_launch`, for\n at most tile.rows experts) with n (n + 1) / 2 blocks along x for n = ceil(experts / tile.rows), and one along y for\n each span.\n\n A chunk is 16 bytes of a row, or what is left of it: an expert has rows ceil(columns / elements of a chunk) of\n them, at most 2^31 with one span more."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -1711,6 +1981,16 @@ unsafe impl cudarc::driver::DeviceRepr for RmsNormBackwardParams {}
 unsafe impl cudarc::driver::DeviceRepr for RmsNormDgainParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for RopeParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RouteParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RouteSumsParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RouteDlogitsParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RouteDxParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for RouteDwParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GramParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

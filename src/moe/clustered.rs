@@ -11,7 +11,7 @@ use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{
     BuildPlan, Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
-    Route, RouteBackward, Routing,
+    Route, RouteBackward, RouteMode, Routing,
 };
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -70,7 +70,15 @@ pub(super) fn forward<T: Elem>(
     let Forward { device, router, x, y } = pass;
     let Saved { routing, plan, bp, hq } = saved;
     routing.resize(x.dim(0))?;
-    device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
+    device.run(Route {
+        x,
+        w: w.router.matrix(0),
+        bias: None,
+        temperature: router.temperature,
+        mode: RouteMode::TwoStage,
+        routing,
+        workspace: ws.route,
+    })?;
     plan.resize(x.dim(0))?;
     device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
@@ -95,7 +103,7 @@ pub(super) fn backward<T: Elem>(
     let Backward { device, router, x, dy, mut dx, accumulate } = pass;
     let Saved { routing, plan, bp, hq } = saved;
     let (plan, order, segments) = (&*plan, plan.by_cluster(), plan.by_cluster().segments());
-    let Buffers { rows_a: mut dys, rows_b: mut xs, wide: mut dhq, dlogits, mut dweight, partial } = ws;
+    let Buffers { rows_a: mut dys, rows_b: mut xs, wide: mut dhq, dlogits, mut dweight, partial, .. } = ws;
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);
     let hq = hq.front([order.rows(), w.w2.dim(2)]);
     device.run(Permute { x: dy, order, y: dys.reborrow() })?;
@@ -130,6 +138,7 @@ pub(super) fn backward<T: Elem>(
         x,
         w: w.router.matrix(0),
         temperature: router.temperature,
+        mode: RouteMode::TwoStage,
         routing,
         dweight: dweight.as_view(),
         loss: router.loss,

@@ -9,7 +9,7 @@ use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{
     BuildPlan, Combine, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute, Route, RouteBackward,
-    Routing, SlotWeights, SwiGlu, SwiGluBackward,
+    RouteMode, Routing, SlotWeights, SwiGlu, SwiGluBackward,
 };
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -57,7 +57,15 @@ pub(super) fn forward<T: Elem>(
     let Forward { device, router, x, y } = pass;
     let Saved { routing, plan, z } = saved;
     routing.resize(x.dim(0))?;
-    device.run(Route { x, w: w.router.matrix(0), temperature: router.temperature, routing })?;
+    device.run(Route {
+        x,
+        w: w.router.matrix(0),
+        bias: None,
+        temperature: router.temperature,
+        mode: RouteMode::TwoStage,
+        routing,
+        workspace: ws.route,
+    })?;
     plan.resize(x.dim(0))?;
     device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_expert(), plan.by_expert().segments());
@@ -105,6 +113,7 @@ pub(super) fn backward<T: Elem>(
         x,
         w: w.router.matrix(0),
         temperature: router.temperature,
+        mode: RouteMode::TwoStage,
         routing,
         dweight: dweight.as_view(),
         loss: router.loss,

@@ -207,9 +207,9 @@ impl<T: Elem> Saved<T> {
         }
     }
 
-    /// Sums over the last forward's tokens; `None` when dense.
-    pub fn stats(&self) -> Option<&RouteStats> {
-        self.routing().map(|r| &r.stats)
+    /// Reads the sums over the last forward's tokens; `None` when dense. Waits for a CUDA device.
+    pub fn stats(&self) -> Result<Option<RouteStats>> {
+        self.routing().map(Routing::stats).transpose()
     }
 
     /// Tokens there is space for.

@@ -5,7 +5,7 @@ use super::layer::{FfnKind, Layer};
 use crate::device::Device;
 use crate::elem::{Elem, Plain};
 use crate::error::Result;
-use crate::ops::ExpandBackward;
+use crate::ops::{ExpandBackward, Route};
 use crate::tensor::Tensor;
 use crate::view::ViewMut;
 
@@ -15,6 +15,7 @@ pub struct Workspace<T> {
     rows_a: Tensor<T, 1>,
     rows_b: Tensor<T, 1>,
     wide: Tensor<T, 1>,
+    route: Tensor<f32, 1>,
     dlogits: Tensor<f32, 1>,
     dweight: Tensor<f32, 1>,
     partial: Tensor<f32, 1>,
@@ -29,6 +30,8 @@ pub(super) struct Buffers<'a, T> {
     pub rows_b: ViewMut<'a, T, 2>,
     /// `[rows, inner + factors]`.
     pub wide: ViewMut<'a, T, 2>,
+    /// For [`Route`].
+    pub route: ViewMut<'a, f32, 1>,
     /// `[tokens, logits]`.
     pub dlogits: ViewMut<'a, f32, 2>,
     /// `[tokens, topk]`.
@@ -58,6 +61,7 @@ impl<T: Elem> Workspace<T> {
             rows_a: device.zeros([when(routed, rows * hidden)])?,
             rows_b: device.zeros([when(routed, rows * hidden)])?,
             wide: device.zeros([wide.max(lent)])?,
+            route: device.zeros([when(routed, Route::<T>::workspace_len(tokens, experts, clusters))])?,
             dlogits: device.zeros([when(routed && train, tokens * shape.logits())])?,
             dweight: device.zeros([when(routed && train, tokens * topk)])?,
             partial: device.zeros([when(train, partial)])?,
@@ -78,7 +82,7 @@ impl<T: Elem> Workspace<T> {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         let halves = [&self.rows_a, &self.rows_b, &self.wide].map(|t| t.bytes());
-        let floats = [&self.dlogits, &self.dweight, &self.partial].map(|t| t.bytes());
+        let floats = [&self.route, &self.dlogits, &self.dweight, &self.partial].map(|t| t.bytes());
         halves.iter().sum::<u64>() + floats.iter().sum::<u64>()
     }
 
@@ -89,6 +93,7 @@ impl<T: Elem> Workspace<T> {
             rows_a: as_matrix(&mut self.rows_a, rows, shape.hidden),
             rows_b: as_matrix(&mut self.rows_b, rows, shape.hidden),
             wide: as_matrix(&mut self.wide, rows, shape.inner + shape.factors()),
+            route: self.route.view_mut(),
             dlogits: as_matrix(&mut self.dlogits, tokens, shape.logits()),
             dweight: as_matrix(&mut self.dweight, tokens, shape.topk),
             partial: self.partial.view_mut(),

@@ -1,11 +1,15 @@
-//! Two-stage routing: softmax over clusters, then over the experts of the chosen cluster.
+//! Routing: scores, choices and weights of tokens.
 
 use rayon::prelude::*;
 
 use super::Op;
-use super::routing::{RouteLoss, RouteStats, Routing};
-use crate::cpu::gemm::{self, Mat, Product, multiply};
-use crate::cpu::{bounds, math, scratch};
+use super::route_select::{TINY, choose};
+use super::route_stats::RouteStats;
+use super::routing::{RouteMode, Routing};
+use crate::cpu::gemm::{Mat, multiply};
+use crate::cpu::{bounds, scratch};
+#[cfg(feature = "cuda")]
+use crate::cuda::{Cuda, Kernel, RouteParams, RouteRule, RouteSumsParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -13,61 +17,73 @@ use crate::view::{View, ViewMut};
 
 /// Tokens per task.
 const ROWS: usize = 64;
+/// Fewest tokens that a block of the kernels sums up.
+const TILE: usize = 16;
+
+/// Most experts a token may have on CUDA devices: a lane each.
+#[cfg(feature = "cuda")]
+pub(super) const MOST_SLOTS: usize = 32;
+/// The kernels of a launch tile each, by falling number of tokens and rising number of logits.
+#[cfg(feature = "cuda")]
+const ROUTE: [Kernel; 2] = [
+    Kernel { image: &images::ROUTE, name: "route", tile: "moe_route_launch" },
+    Kernel { image: &images::ROUTE, name: "route_many", tile: "moe_route_many_launch" },
+];
+#[cfg(feature = "cuda")]
+const SUMS: Kernel = Kernel { image: &images::ROUTE, name: "route", tile: "moe_route_sums_launch" };
 
 /// Chooses one cluster and `topk` of its experts for every token.
 ///
 /// With logits `l = x w^T / temperature`, `p_g` is the softmax over clusters and `p_i|g` over the experts of
 /// the likeliest cluster; the weights are `p_g p_i|g / sum of the kept p_i|g` (method.md, "Two-stage
 /// routing"). With `topk` 1 there is no division, and with one cluster `p_g` is 1: neither factor may cancel,
-/// or its logits would get no gradient.
+/// or its logits would get no gradient. [`RouteMode::Grouped`] limits the choice among experts without clusters.
 ///
 /// Ties go to the lower id. A NaN logit counts as -infinity, so ids are always distinct and in range; a token
 /// whose logits give no distribution at either level gets weights 0 and counts in [`RouteStats::skipped`].
+///
+/// CUDA devices take up to 1,280 logits and `topk` up to 32. Their logits are sums in another order than the CPU's:
+/// choices may differ where two are within rounding of each other.
 #[derive(Debug)]
 pub struct Route<'a, T> {
     /// `[tokens, hidden]`.
     pub x: View<'a, T, 2>,
     /// `[clusters + experts, hidden]`, clusters first; `[experts, hidden]` with one cluster.
     pub w: View<'a, T, 2>,
+    /// `[rows of w]`: added to the scores (probabilities or sigmoids) of both levels for the choice alone; weights and
+    /// gradients know nothing of it (loss-free balancing, arXiv 2408.15664).
+    pub bias: Option<View<'a, f32, 1>>,
     /// Divides the logits; positive.
     pub temperature: f32,
+    /// How experts are chosen.
+    pub mode: RouteMode,
     /// Overwritten.
     pub routing: &'a mut Routing,
+    /// Partial sums: [`Route::workspace_len`] elements or more.
+    pub workspace: ViewMut<'a, f32, 1>,
 }
 
-/// Gradient of [`Route`] and of the router's losses with respect to `x` and `w`.
-#[derive(Debug)]
-pub struct RouteBackward<'a, T> {
-    /// `[tokens, hidden]`.
-    pub x: View<'a, T, 2>,
-    /// As in the forward.
-    pub w: View<'a, T, 2>,
-    /// As in the forward.
-    pub temperature: f32,
-    /// Result of the forward.
-    pub routing: &'a Routing,
-    /// `[tokens, topk]`: gradient of the combine weights.
-    pub dweight: View<'a, f32, 2>,
-    /// Coefficients of the router's losses; their gradient is added here.
-    pub loss: RouteLoss,
-    /// Workspace `[tokens, rows of w]`: gradient of the logits, zero outside the chosen cluster.
-    pub dlogits: ViewMut<'a, f32, 2>,
-    /// `[tokens, hidden]`: added to.
-    pub dx: ViewMut<'a, T, 2>,
-    /// Same shape as `w`, f32.
-    pub dw: ViewMut<'a, f32, 2>,
-    /// Add to `dw` instead of overwriting it.
-    pub accumulate: bool,
+impl<T> Route<'_, T> {
+    /// Elements of workspace that suffice for any routing: sums for every 16 tokens.
+    pub fn workspace_len(tokens: usize, experts: usize, clusters: usize) -> usize {
+        tokens.div_ceil(TILE) * sums_len(experts, clusters)
+    }
 }
 
-fn check_shapes(
+/// Sums over a batch: of probabilities and counts by cluster and by expert, squares, and skipped tokens.
+fn sums_len(experts: usize, clusters: usize) -> usize {
+    2 * (clusters + experts) + 2
+}
+
+/// The rules that forward and backward share.
+pub(super) fn check_shapes(
     op: &'static str,
     x: [usize; 2],
     w: [usize; 2],
-    temperature: f32,
+    (temperature, mode): (f32, RouteMode),
     routing: &Routing,
 ) -> Result<()> {
-    let (clusters, per, topk) = (routing.clusters(), routing.per(), routing.expert.shape()[1]);
+    let (clusters, per, topk) = (routing.clusters(), routing.per(), routing.topk());
     let logits = routing.levels() + clusters * per;
     ensure!(op, clusters >= 1 && per >= 1, clusters = clusters, experts = clusters * per);
     ensure!(op, topk >= 1 && topk <= per, topk = topk, experts_per_cluster = per);
@@ -76,6 +92,20 @@ fn check_shapes(
     ensure!(op, x[0] == routing.tokens(), x = x, tokens = routing.tokens());
     ensure!(op, w == [logits, x[1]], w = w, x = x, logits = logits);
     ensure!(op, temperature > 0.0 && temperature.is_finite(), temperature = temperature);
+    if let RouteMode::Grouped { groups, top_groups, scale, .. } = mode {
+        let most = RouteMode::MOST_GROUPS;
+        ensure!(op, clusters == 1, clusters = clusters, mode = mode);
+        ensure!(
+            op,
+            (1..=most).contains(&groups) && per.is_multiple_of(groups),
+            groups = groups,
+            experts = per
+        );
+        let kept = top_groups.saturating_mul(per / groups);
+        ensure!(op, (1..=groups).contains(&top_groups), top_groups = top_groups, groups = groups);
+        ensure!(op, topk <= kept, topk = topk, kept = kept);
+        ensure!(op, scale > 0.0 && scale.is_finite(), scale = scale);
+    }
     Ok(())
 }
 
@@ -83,11 +113,18 @@ impl<T: Elem> Op for Route<'_, T> {
     const NAME: &'static str = "route";
 
     fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, routing)
+        misplaced!(self at place: x, w, bias, routing, workspace)
     }
 
     fn check(&self) -> Result<()> {
-        check_shapes(Self::NAME, self.x.shape(), self.w.shape(), self.temperature, self.routing)
+        let (x, w) = (self.x.shape(), self.w.shape());
+        check_shapes(Self::NAME, x, w, (self.temperature, self.mode), self.routing)?;
+        let bias = self.bias.map(|b| b.dim(0));
+        ensure!(Self::NAME, bias.is_none_or(|len| len == w[0]), bias = bias, w = w);
+        let (clusters, per) = (self.routing.clusters(), self.routing.per());
+        let need = Self::workspace_len(x[0], clusters * per, clusters);
+        ensure!(Self::NAME, self.workspace.dim(0) >= need, workspace = self.workspace.dim(0), need = need);
+        Ok(())
     }
 
     fn is_empty(&self) -> bool {
@@ -103,7 +140,7 @@ impl<T: Elem> Op for Route<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let Route { x, w, temperature, routing } = self;
+        let Route { x, w, bias, temperature, mode, routing, .. } = self;
         let (levels, per, logits) = (routing.levels(), routing.per(), w.dim(0));
         let rows = bounds(x.dim(0), ROWS);
         let experts = routing.expert.view_mut().cut(0, &rows).into_par_iter();
@@ -113,6 +150,8 @@ impl<T: Elem> Op for Route<'_, T> {
         let p_experts = routing.prob_expert.view_mut().cut(0, &rows);
         let lse = routing.lse.view_mut().cut(0, &rows);
         let bands = experts.zip(weights).zip(clusters).zip(p_clusters).zip(p_experts).zip(lse);
+        let bias = bias.as_ref().map(|b| b.as_slice());
+        let part = |range: std::ops::Range<usize>| bias.map(|b| &b[range]);
         bands.zip(rows.par_windows(2)).for_each(|(band, rows)| {
             let (((((mut expert, mut weight), mut cluster), mut p_cluster), mut p_expert), mut lse) = band;
             let count = rows[1] - rows[0];
@@ -122,203 +161,129 @@ impl<T: Elem> Op for Route<'_, T> {
                 }
                 logit.iter_mut().for_each(|l| *l /= temperature);
                 for (i, logit) in logit.chunks_exact(logits).enumerate() {
-                    let (first, second) = logit.split_at(levels);
-                    let g = if levels > 0 { best(first, |_| false) } else { 0 };
-                    let second = &second[g * per..(g + 1) * per];
-                    cluster.as_slice_mut()[i] = g as u32;
-                    let chosen = expert.row_mut(i);
-                    for slot in 0..chosen.len() {
-                        let (kept, rest) = chosen.split_at_mut(slot);
-                        rest[0] = best(second, |e| kept.contains(&(e as u32))) as u32;
-                    }
-                    let (p_first, p_second, lse) =
-                        (p_cluster.row_mut(i), p_expert.row_mut(i), lse.row_mut(i));
-                    let across = if levels > 0 { softmax(first, p_first) } else { one(p_first) };
-                    let inside = softmax(second, p_second);
-                    let (Some(across), Some(inside)) = (across, inside) else {
-                        p_first.fill(0.0);
-                        p_second.fill(0.0);
-                        lse.fill(0.0);
-                        weight.row_mut(i).fill(0.0);
-                        chosen.iter_mut().for_each(|e| *e += (g * per) as u32);
-                        continue;
+                    let (p_first, p_second) = (p_cluster.row_mut(i), p_expert.row_mut(i));
+                    let mut g = [0];
+                    let across = if levels > 0 {
+                        choose(&logit[..levels], part(0..levels), RouteMode::TwoStage, p_first, &mut g)
+                    } else {
+                        p_first.fill(1.0); // the softmax over a missing level: certainty
+                        Some(0.0)
                     };
-                    lse.copy_from_slice(&[across, inside]);
-                    let scale = p_first[g] / kept_mass(chosen, p_second);
-                    for (w, e) in weight.row_mut(i).iter_mut().zip(chosen) {
-                        *w = scale * p_second[*e as usize];
-                        *e += (g * per) as u32;
+                    let (g, chosen) = (g[0] as usize, expert.row_mut(i));
+                    let own = levels + g * per..levels + (g + 1) * per;
+                    let inside = choose(&logit[own.clone()], part(own), mode, p_second, chosen);
+                    cluster.as_slice_mut()[i] = g as u32;
+                    let (weight, lse) = (weight.row_mut(i), lse.row_mut(i));
+                    if let (Some(across), Some(inside)) = (across, inside) {
+                        lse.copy_from_slice(&[across, inside]);
+                        let scale = p_first[g] * mode.scale() / kept_mass(chosen, p_second);
+                        weight.iter_mut().zip(&*chosen).for_each(|(w, &e)| *w = scale * p_second[e as usize]);
+                    } else {
+                        for part in [p_first, p_second, lse, weight] {
+                            part.fill(0.0);
+                        }
                     }
+                    chosen.iter_mut().for_each(|e| *e += (g * per) as u32);
                 }
             });
         });
-        let mut stats = std::mem::take(&mut routing.stats);
-        let gathered = stats.gather(routing);
-        routing.stats = stats;
-        gathered
+        let stats = RouteStats::gather(routing, mode)?;
+        routing.sums.write(&stats)
     }
-}
 
-/// The softmax over a missing level: certainty.
-fn one(p: &mut [f32]) -> Option<f32> {
-    p.fill(1.0);
-    Some(0.0)
-}
-
-/// Index of the largest value not skipped; NaN counts as -infinity, ties go to the lower index.
-fn best(values: &[f32], skip: impl Fn(usize) -> bool) -> usize {
-    let mut best: Option<(usize, f32)> = None;
-    for (i, &v) in values.iter().enumerate().filter(|&(i, _)| !skip(i)) {
-        let v = if v.is_nan() { f32::NEG_INFINITY } else { v };
-        if best.is_none_or(|(_, top)| v > top) {
-            best = Some((i, v));
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let Route { x, w, bias, temperature, mode, routing, workspace } = self;
+        let (tokens, logits) = (x.dim(0), w.dim(0));
+        let (clusters, experts) = (routing.clusters(), routing.clusters() * routing.per());
+        ensure!(Self::NAME, routing.topk() <= MOST_SLOTS, topk = routing.topk());
+        ensure!(Self::NAME, tokens.max(x.dim(1)) <= i32::MAX as usize, x = x.shape());
+        let mut partials = 0;
+        if tokens > 0 {
+            let kernel = kernel(logits, device.tile(ROUTE[0])?.columns as usize);
+            let tile = device.tile(kernel)?;
+            ensure!(Self::NAME, logits <= tile.columns as usize, logits = logits, most = tile.columns);
+            partials = tokens.div_ceil(tile.rows as usize);
+            let params = RouteParams {
+                x: x.address(),
+                w: w.address(),
+                bias: bias.map_or(0, |b| b.address()),
+                cluster: routing.cluster.view_mut().address(),
+                expert: routing.expert.view_mut().address(),
+                weight: routing.weight.view_mut().address(),
+                prob_cluster: routing.prob_cluster.view_mut().address(),
+                prob_expert: routing.prob_expert.view_mut().address(),
+                lse: routing.lse.view_mut().address(),
+                partial: workspace.address(),
+                x_stride: x.stride(0),
+                w_stride: w.stride(0),
+                tokens: tokens as u32,
+                hidden: x.dim(1) as u32,
+                rule: rule(routing, temperature, mode),
+            };
+            // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`), the tensors of the
+            // routing too; the workspace has a row of sums for each block.
+            unsafe { device.launch(kernel, T::DTYPE.variant(), [partials, 1, 1], &params)? }
         }
-    }
-    best.map_or(0, |(i, _)| i)
-}
-
-/// Softmax into `p`; returns the log of the denominator, or `None` if there is no distribution.
-fn softmax(logits: &[f32], p: &mut [f32]) -> Option<f32> {
-    let top = math::max(logits);
-    if !top.is_finite() || logits.iter().any(|l| l.is_nan()) {
-        return None;
-    }
-    p.iter_mut().zip(logits).for_each(|(p, &l)| *p = math::exp(l - top));
-    let sum: f32 = p.iter().sum();
-    p.iter_mut().for_each(|p| *p /= sum);
-    Some(top + sum.ln())
-}
-
-/// What the chosen probabilities (by local id) are divided by: their sum, or 1 for a single one.
-fn kept_mass(chosen: &[u32], p: &[f32]) -> f32 {
-    if chosen.len() == 1 { 1.0 } else { chosen.iter().map(|&e| p[e as usize]).sum() }
-}
-
-impl<T: Elem> Op for RouteBackward<'_, T> {
-    const NAME: &'static str = "route_backward";
-
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw)
-    }
-
-    fn check(&self) -> Result<()> {
-        let (x, w) = (self.x.shape(), self.w.shape());
-        check_shapes(Self::NAME, x, w, self.temperature, self.routing)?;
-        let (dweight, want) = (self.dweight.shape(), self.routing.weight.shape());
-        ensure!(Self::NAME, dweight == want, dweight = dweight, want = want);
-        ensure!(
-            Self::NAME,
-            self.dlogits.shape() == [x[0], w[0]],
-            dlogits = self.dlogits.shape(),
-            x = x,
-            w = w
-        );
-        ensure!(Self::NAME, self.dx.shape() == x, dx = self.dx.shape(), x = x);
-        ensure!(Self::NAME, self.dw.shape() == w, dw = self.dw.shape(), w = w);
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.dw.shape().contains(&0)
-    }
-
-    fn flops(&self) -> u64 {
-        4 * (self.x.dim(0) * self.x.dim(1) * self.w.dim(0)) as u64
-    }
-
-    fn bytes(&self) -> u64 {
-        let elements = (3 * self.x.dim(0) + self.w.dim(0)) * self.x.dim(1);
-        (elements * T::DTYPE.size() + self.w.dim(0) * self.w.dim(1) * 4) as u64 + self.routing.bytes()
-    }
-
-    fn cpu(mut self) -> Result<()> {
-        // Not in `check`, which must not wait for what a device computes.
-        let misplaced = self.routing.misplaced_token()?;
-        ensure!(Self::NAME, misplaced.is_none(), token = misplaced);
-        let rows = bounds(self.x.dim(0), ROWS);
-        let terms = LossTerms::new(&self.routing.stats, self.loss);
-        let (routing, dweight, temperature) = (self.routing, self.dweight, self.temperature);
-        let bands = self.dlogits.reborrow().cut(0, &rows).into_par_iter().zip(rows.par_windows(2));
-        bands.for_each(|(mut band, rows)| {
-            for t in rows[0]..rows[1] {
-                let out = band.row_mut(t - rows[0]);
-                out.fill(0.0);
-                logit_gradient(routing, &terms, t, dweight.row(t), out);
-                out.iter_mut().for_each(|d| *d /= temperature);
-            }
-        });
-        let dlogits = self.dlogits.as_view();
-        gemm::run(vec![Product { c: self.dx, a: dlogits.into(), b: self.w.into() }], true);
-        gemm::run(vec![Product { c: self.dw, a: Mat::t(dlogits), b: self.x.into() }], self.accumulate);
-        Ok(())
-    }
-}
-
-/// Gradients of the router's losses with respect to the probabilities: constants of the batch.
-struct LossTerms {
-    /// `[clusters]`: of `p_g`; empty with one cluster.
-    cluster: Vec<f32>,
-    /// `[experts]`: of `p_i|g`.
-    expert: Vec<f32>,
-    /// Factor of `lse p` in the gradient of the z-loss.
-    z: f32,
-}
-
-impl LossTerms {
-    fn new(stats: &RouteStats, loss: RouteLoss) -> Self {
-        let tokens = stats.cluster_tokens.iter().sum::<u32>().max(1) as f32;
-        let clusters = stats.cluster_tokens.len();
-        let per = stats.expert_slots.len() / clusters;
-        let levels = if clusters > 1 { clusters } else { 0 };
-        let across = |&n: &u32| loss.balance * clusters as f32 * n as f32 / (tokens * tokens);
-        let inside = |i: usize| {
-            let g = i / per;
-            let slots: u32 = stats.expert_slots[g * per..(g + 1) * per].iter().sum();
-            let share = stats.expert_slots[i] as f32 / slots.max(1) as f32;
-            loss.balance * per as f32 / clusters as f32 * share / stats.cluster_tokens[g].max(1) as f32
+        let sums = &mut routing.sums;
+        let params = RouteSumsParams {
+            partial: workspace.address(),
+            cluster_tokens: sums.cluster_tokens.view_mut().address(),
+            expert_slots: sums.expert_slots.view_mut().address(),
+            cluster_prob: sums.cluster_prob.view_mut().address(),
+            expert_prob: sums.expert_prob.view_mut().address(),
+            lse_squared: sums.lse_squared.view_mut().address(),
+            skipped: sums.skipped.view_mut().address(),
+            partials: partials as u32,
+            experts: experts as u32,
+            clusters: clusters as u32,
+            unused: 0,
         };
-        LossTerms {
-            cluster: stats.cluster_tokens[..levels].iter().map(across).collect(),
-            expert: (0..stats.expert_slots.len()).map(inside).collect(),
-            z: 2.0 * loss.z / tokens,
-        }
+        let columns = device.tile(SUMS)?.columns as usize;
+        let blocks = sums_len(experts, clusters).div_ceil(columns);
+        // SAFETY: as above; the kernel before wrote `partials` rows of sums.
+        unsafe { device.launch(SUMS, "sums", [blocks, 1, 1], &params) }
     }
 }
 
-/// Writes the gradient of token `t`'s scaled logits, `[levels + experts]`; untouched entries are zero.
-fn logit_gradient(routing: &Routing, terms: &LossTerms, t: usize, dweight: &[f32], out: &mut [f32]) {
-    let (per, levels) = (routing.per(), routing.levels());
-    let g = routing.cluster.view().as_slice()[t] as usize;
-    let chosen = routing.expert.view().row(t);
-    let (p_first, p_second) = (routing.prob_cluster.view().row(t), routing.prob_expert.view().row(t));
-    let lse = routing.lse.view().row(t);
-    let local = |e: u32| e as usize - g * per;
-    let mass: f32 = chosen.iter().map(|&e| p_second[local(e)]).sum();
-    if mass == 0.0 {
-        return; // a skipped token
-    }
-    let kept = if chosen.len() == 1 { 1.0 } else { mass };
-
-    // w_j = p_g q_j with q_j = p_j / kept, so dp_g = <dw, q>, and dp_j = p_g (dw_j - <dw, q>) / kept; without
-    // the division (topk 1), dp_j = p_g dw_j.
-    let (first, second) = out.split_at_mut(levels);
-    let second = &mut second[g * per..(g + 1) * per];
-    let mean: f32 = chosen.iter().zip(dweight).map(|(&e, d)| d * p_second[local(e)]).sum::<f32>() / kept;
-    let centre = if chosen.len() == 1 { 0.0 } else { mean };
-    for (&e, d) in chosen.iter().zip(dweight) {
-        second[local(e)] = p_first[g] * (d - centre) / kept;
-    }
-    second.iter_mut().zip(&terms.expert[g * per..]).for_each(|(d, term)| *d += term);
-    softmax_backward(p_second, terms.z * lse[1], second);
-    if levels > 0 {
-        first.copy_from_slice(&terms.cluster);
-        first[g] += mean;
-        softmax_backward(p_first, terms.z * lse[0], first);
+/// What the chosen scores (by local id) are divided by: their sum, or 1 for a single one.
+fn kept_mass(chosen: &[u32], scores: &[f32]) -> f32 {
+    match chosen {
+        [_] => 1.0,
+        _ => chosen.iter().map(|&e| scores[e as usize]).sum::<f32>() + TINY,
     }
 }
 
-/// Turns the gradient of `p = softmax(l)` into that of `l`, in place, adding `of_lse` for the log-denominator.
-fn softmax_backward(p: &[f32], of_lse: f32, d: &mut [f32]) {
-    let mean: f32 = p.iter().zip(&*d).map(|(p, d)| p * d).sum();
-    d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean + of_lse));
+/// The kernel for so many logits, given how many the first one takes.
+#[cfg(feature = "cuda")]
+fn kernel(logits: usize, few: usize) -> Kernel {
+    ROUTE[usize::from(logits > few)]
+}
+
+/// The rule of a routing, as kernels take it.
+#[cfg(feature = "cuda")]
+pub(super) fn rule(routing: &Routing, temperature: f32, mode: RouteMode) -> RouteRule {
+    let (groups, top_groups) = match mode {
+        RouteMode::TwoStage => (0, 0),
+        RouteMode::Grouped { groups, top_groups, .. } => (groups, top_groups),
+    };
+    RouteRule {
+        temperature,
+        scale: mode.scale(),
+        experts: (routing.clusters() * routing.per()) as u32,
+        clusters: routing.clusters() as u32,
+        topk: routing.topk() as u32,
+        groups: groups as u32,
+        top_groups: top_groups as u32,
+        sigmoid: u32::from(mode.score() == super::routing::Score::Sigmoid),
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn many_logits_take_smaller_tiles_of_tokens() {
+    assert_eq!(
+        [1, 384, 385, 1280].map(|n| kernel(n, 384).name),
+        ["route", "route", "route_many", "route_many"]
+    );
 }

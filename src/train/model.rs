@@ -126,8 +126,8 @@ impl<T: Elem> Model<T> {
         self.device.run(Embedding { ids, table, scale: embedding_scale(hidden), y })?;
         for l in 0..self.config.layers {
             self.block(l, rows, rows / sequences, temperature)?;
-            if let Some(stats) = self.acts.block(l).ffn.stats() {
-                visit(l, stats);
+            if let Some(stats) = self.acts.block(l).ffn.stats()? {
+                visit(l, &stats);
             }
         }
         let last = self.config.layers;

@@ -10,6 +10,7 @@ pub mod guarded;
 pub mod int4;
 pub mod oracle;
 pub mod rng;
+pub mod routing;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
 pub use compare::{Bound, assert_within, close, near, near_with, norm_wise};
