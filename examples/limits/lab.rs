@@ -46,6 +46,8 @@ pub struct Need {
     pub floor: u64,
     /// Sectors that the tiling asks for more often than once, on top of the floor.
     pub again: u64,
+    /// No formula says how often sectors are asked for: the requests are not checked.
+    pub unstated: bool,
     /// Work of the tensor cores.
     pub tensor_flops: u64,
     /// Wavefronts of shared memory that conflicts may cost outside of main loops.
@@ -104,16 +106,21 @@ impl Lab {
 
     /// An even routing: segments are whole tiles, tokens of a cluster and slots of an expert interleaved.
     pub fn plan(&self, s: &Shape) -> Result<Plan> {
-        let per = s.experts / s.clusters;
         let cluster: Vec<u32> = (0..s.tokens).map(|t| (t % s.clusters) as u32).collect();
-        let expert = (0..s.tokens * s.topk).map(|c| {
-            let (token, slot) = (c / s.topk, c % s.topk);
-            (token % s.clusters * per + (token / s.clusters + slot) % per) as u32
-        });
         let mut plan = Plan::new(s.tokens, s.topk, s.experts, s.clusters)?;
-        plan.build(&cluster, &expert.collect::<Vec<_>>())?;
+        plan.build(&cluster, &self.experts(s))?;
         plan.upload(&self.cuda)?;
         Ok(plan)
+    }
+
+    /// The experts of that routing, `[tokens, topk]`.
+    pub fn experts(&self, s: &Shape) -> Vec<u32> {
+        let per = s.experts / s.clusters;
+        let expert = |c: usize| {
+            let (token, slot) = (c / s.topk, c % s.topk);
+            (token % s.clusters * per + (token / s.clusters + slot) % per) as u32
+        };
+        (0..s.tokens * s.topk).map(expert).collect()
     }
 
     /// Runs an operation and counts.
@@ -137,7 +144,7 @@ impl Lab {
             distinct: sum("distinct_read_sectors") + sum("distinct_written_sectors"),
             floor: need.floor,
             requested: sum("global_sectors"),
-            implied: need.floor + need.again,
+            implied: if need.unstated { 0 } else { need.floor + need.again },
             tensor_flops: sum("tensor_flops"),
             ideal_flops: need.tensor_flops,
             wavefronts: sum("shared_wavefronts"),

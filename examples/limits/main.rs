@@ -23,8 +23,8 @@ const TENSOR: f64 = 1.05;
 fn excess(row: &Row) -> Vec<String> {
     let limits = [
         ("distinct sectors", row.distinct, row.floor, SECTORS),
-        ("requested sectors", row.requested, row.implied, SECTORS),
-        ("tensor flops", row.tensor_flops, row.ideal_flops, TENSOR),
+        ("requested sectors", if row.implied > 0 { row.requested } else { 0 }, row.implied, SECTORS),
+        ("tensor flops", if row.ideal_flops > 0 { row.tensor_flops } else { 0 }, row.ideal_flops, TENSOR),
         ("wavefronts of shared memory", row.wavefronts, row.allowed_wavefronts, 1.0),
         ("reports of the sanitizer", row.reports, 0, 1.0),
     ];

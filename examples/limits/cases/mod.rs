@@ -1,6 +1,8 @@
 //! One function for each operation: its operands at a shape, and what it cannot do without.
 
 mod attention;
+mod compressed;
+mod experts;
 mod products;
 mod rowwise;
 mod sorted;
@@ -16,11 +18,16 @@ type Case = fn(&Lab, &Shape) -> Result<Row>;
 
 /// Every operation at a shape.
 pub fn all(lab: &Lab, s: &Shape) -> Result<Vec<Row>> {
-    [rowwise::CASES, sorted::CASES, training::CASES, attention::CASES, products::CASES]
-        .concat()
-        .iter()
-        .map(|case| case(lab, s))
-        .collect()
+    let families = [
+        rowwise::CASES,
+        sorted::CASES,
+        training::CASES,
+        attention::CASES,
+        products::CASES,
+        experts::CASES,
+        compressed::CASES,
+    ];
+    families.concat().iter().map(|case| case(lab, s)).collect()
 }
 
 /// Everything once, nothing again.
