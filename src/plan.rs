@@ -24,6 +24,7 @@ const FINE: u32 = u32::MAX;
 /// cannot hold an index out of range: [`BuildPlan`] checks every id it is given, on every device.
 #[derive(Debug)]
 pub struct Plan {
+    #[cfg(feature = "cuda")]
     device: Device,
     by_cluster: Order,
     by_expert: Order,
@@ -62,6 +63,7 @@ impl Plan {
         }
         countable(tokens, topk)?;
         let mut plan = Plan {
+            #[cfg(feature = "cuda")]
             device: device.clone(),
             by_cluster: Order::unsorted(device, tokens, 1, clusters)?,
             by_expert: Order::unsorted(device, tokens, topk, experts)?,

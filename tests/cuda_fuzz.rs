@@ -219,7 +219,10 @@ fn embedding<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     vec![y.written(), dtable.written()]
 }
 
-#[allow(clippy::extra_unused_type_parameters, reason = "gradients are f32 whatever T is, and the table names T")]
+#[allow(
+    clippy::extra_unused_type_parameters,
+    reason = "gradients are f32 whatever T is, and the table names T"
+)]
 fn global_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let lens: Vec<usize> = (0..rng.below(4)).map(|_| rows(rng) * columns(rng)).collect();
     let grads: Vec<_> = lens.iter().map(|&len| normal::<f32, 1>(rng, [len])).collect();
