@@ -45,7 +45,7 @@ __device__ void update(const AdamWParams& p, uint64_t at, float clip) {
     store(array_of<float>(p.m) + at, new_m);
     store(array_of<float>(p.v) + at, new_v);
     if (p.stored != 0) {
-        store_rounded(array_of<T>(p.stored) + at, new_weight.at);
+        store(array_of<T>(p.stored) + at, rounded<T>(new_weight.at));
     }
 }
 

@@ -11,7 +11,10 @@ use common::{Guarded, Rng, all_devices, assert_breaks, plan_on};
 use trimoe::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use trimoe::cuda::{Cuda, cudarc};
 use trimoe::ops::*;
-use trimoe::{Device, Elem, Error, bf16, f16};
+use trimoe::{
+    Device, Elem, Error, Int4Block, Int4Format, Int4Layout, Int4Tensor, Plain, Plan, Segments, Tensor, bf16,
+    f16,
+};
 
 fn cuda_devices() -> Vec<Device> {
     all_devices().into_iter().filter(|d| d.as_cuda().is_some()).collect()
@@ -121,6 +124,162 @@ fn plans_hold<T: Elem>(d: &Device, hidden: usize) {
     }
 }
 
+/// Products of segments and what clustered experts do beside them; 16-byte rows at `hidden` 16, others at 20.
+fn experts_hold<T: Elem>(d: &Device, hidden: usize) {
+    const RANK: usize = 4;
+    for case in &routed(64)[..4] {
+        let mut plan = case.plan();
+        plan_on(&mut plan, d);
+        let plan = &plan;
+        let (tokens, experts, clusters) = (case.tokens, plan.experts(), plan.clusters());
+        let (segments, inner) = (plan.by_cluster().segments(), hidden + 8);
+        let m = |seed, columns| normal::<T, 2>(seed, [tokens, columns]);
+        let w = || normal::<T, 3>(2, [clusters, inner, hidden]);
+        holds!(d; x = m(1, hidden), w = w(), y = m(3, inner);
+            GroupedGemm { x: x.view_on(d), w: w.view_on(d), segments, y: y.view_mut_on(d), accumulate: true });
+        holds!(d; dy = m(1, inner), w = w(), dx = Guarded::<T, 2>::nan([tokens, hidden]);
+            GroupedGemmDgrad { dy: dy.view_on(d), w: w.view_on(d), segments, dx: dx.view_mut_on(d),
+                accumulate: false });
+        holds!(d; dy = m(1, inner), x = m(2, hidden), dw = normal::<f32, 3>(3, [clusters, inner, hidden]);
+            GroupedGemmWgrad { dy: dy.view_on(d), x: x.view_on(d), segments, dw: dw.view_mut_on(d),
+                accumulate: true });
+        let factors = experts / clusters * RANK;
+        let (b, a2) = (
+            || normal::<T, 3>(5, [experts, 2 * hidden, RANK]),
+            || normal::<T, 3>(6, [experts, RANK, hidden]),
+        );
+        let weight = || normal::<f32, 2>(7, [tokens, plan.topk()]);
+        holds!(d; bp = m(4, 2 * (hidden + factors)), b = b(), a2 = a2(), weight = weight(),
+            hq = Guarded::<T, 2>::nan([tokens, hidden + factors]);
+            Expand { bp: bp.view_on(d), b: b.view_on(d), a2: a2.view_on(d), plan, weight: weight.view_on(d),
+                hq: hq.view_mut_on(d) });
+        holds!(d; bp = m(4, 2 * (hidden + factors)), b = b(), a2 = a2(), weight = weight(),
+            dhq = m(8, hidden + factors), db = normal::<f32, 3>(9, [experts, 2 * hidden, RANK]),
+            da2 = normal::<f32, 3>(10, [experts, RANK, hidden]),
+            dweight = Guarded::<f32, 2>::nan([tokens, plan.topk()]),
+            workspace = Guarded::<f32, 1>::nan(
+                [ExpandBackward::<T>::workspace_len(tokens, experts, clusters, hidden, RANK)]);
+            ExpandBackward { bp: bp.view_mut_on(d), b: b.view_on(d), a2: a2.view_on(d), plan,
+                weight: weight.view_on(d), dhq: dhq.view_on(d), db: db.view_mut_on(d), da2: da2.view_mut_on(d),
+                dweight: dweight.view_mut_on(d), workspace: workspace.view_mut_on(d), accumulate: true });
+        holds!(d; x = m(1, hidden), mu = normal::<f32, 2>(2, [experts, hidden]);
+            CentroidEma { x: x.view_on(d), order: plan.by_expert(), beta: 0.1, mu: mu.view_mut_on(d) });
+    }
+}
+
+/// Causal attention, and the similarity of experts.
+fn squares_hold<T: Elem>(d: &Device, head_dim: usize) {
+    const HEADS: usize = 2;
+    let (seq, hidden) = (33, HEADS * head_dim);
+    let rows = 2 * seq;
+    let (heads, lse) = (HEADS, || normal::<f32, 2>(2, [HEADS, rows]));
+    let m = |seed, columns| normal::<T, 2>(seed, [rows, columns]);
+    holds!(d; qkv = m(1, 3 * hidden), out = Guarded::<T, 2>::nan([rows, hidden]),
+        lse = Guarded::<f32, 2>::nan([HEADS, rows]);
+        Attention { qkv: qkv.view_on(d), heads, seq, out: out.view_mut_on(d), lse: lse.view_mut_on(d) });
+    holds!(d; dout = m(3, hidden), out = m(4, hidden), qkv = m(1, 3 * hidden), lse = lse(),
+        dqkv = Guarded::<T, 2>::nan([rows, 3 * hidden]),
+        workspace = Guarded::<f32, 1>::nan([AttentionBackward::<T>::workspace_len(rows, HEADS)]);
+        AttentionBackward { dout: dout.view_on(d), out: out.view_on(d), qkv: qkv.view_on(d), lse: lse.view_on(d),
+            heads, seq, dqkv: dqkv.view_mut_on(d), workspace: workspace.view_mut_on(d) });
+    let shape = [9, 3, head_dim];
+    holds!(d; x = normal::<T, 3>(1, shape), gram = Guarded::square_of(&[0.5; 81], 9),
+        workspace = Guarded::room(Gram::<T>::workspace_len(shape));
+        Gram { x: x.view_on(d), gram: gram.view_mut_on(d), workspace: workspace.view_mut_on(d), accumulate: true });
+}
+
+/// Runs `work`, which leaves its results in tensors of its own, twice and from a graph; `read` gives their bytes.
+fn repeats<S>(d: &Device, mut state: S, work: impl Fn(&Device, &mut S), read: impl Fn(&S) -> Vec<Vec<u8>>) {
+    work(d, &mut state);
+    let want = read(&state);
+    work(d, &mut state);
+    assert_eq!(read(&state), want, "run again");
+    let graph = captured(d.as_cuda().unwrap(), || work(d, &mut state));
+    for _ in 0..2 {
+        graph.launch().unwrap();
+        assert_eq!(read(&state), want, "from a graph");
+    }
+}
+
+fn bytes<E: Plain, const N: usize>(tensor: &Tensor<E, N>) -> Vec<u8> {
+    bytemuck::cast_slice(&tensor.to_vec().unwrap()).to_vec()
+}
+
+/// Routing, and the plan of what was routed: all on the device, without a look at it from the host.
+fn routes_hold<T: Elem>(d: &Device, tokens: usize, [experts, clusters, topk]: [usize; 3]) {
+    const HIDDEN: usize = 24;
+    let logits = experts + if clusters > 1 { clusters } else { 0 };
+    let (x, w) = (normal::<T, 2>(1, [tokens, HIDDEN]), normal::<T, 2>(2, [logits, HIDDEN]));
+    let dweight = normal::<f32, 2>(3, [tokens, topk]);
+    let routing = Routing::new(d, tokens, topk, experts, clusters).unwrap();
+    let plan = Plan::on(d, tokens, topk, experts, clusters).unwrap();
+    let room: Tensor<f32, 1> = d.zeros([Route::<T>::workspace_len(tokens, experts, clusters)]).unwrap();
+    let dlogits: Tensor<f32, 2> = d.zeros([tokens, logits]).unwrap();
+    let (dx, dw): (Tensor<T, 2>, Tensor<f32, 2>) =
+        (d.zeros([tokens, HIDDEN]).unwrap(), d.zeros([logits, HIDDEN]).unwrap());
+    let work = |d: &Device, (routing, plan, room, dlogits, dx, dw): &mut (Routing, Plan, _, _, _, _)| {
+        let (x, w, temperature, mode) = (x.view_on(d), w.view_on(d), 0.9, RouteMode::TwoStage);
+        let workspace = Tensor::view_mut(room);
+        d.run(Route { x, w, bias: None, temperature, mode, routing, workspace }).unwrap();
+        let (cluster, expert) = (routing.cluster.view(), routing.expert.view());
+        d.run(BuildPlan { cluster, expert, plan }).unwrap();
+        let dlogits = Tensor::view_mut(dlogits);
+        // The gradient is added to dx: start it anew.
+        d.run(Copy { x, y: Tensor::view_mut(dx) }).unwrap();
+        let (dx, dw) = (Tensor::view_mut(dx), Tensor::view_mut(dw));
+        let (loss, dweight) = (RouteLoss { balance: 0.1, z: 0.01 }, dweight.view_on(d));
+        let routing = &*routing;
+        d.run(RouteBackward {
+            x,
+            w,
+            temperature,
+            mode,
+            routing,
+            dweight,
+            loss,
+            dlogits,
+            dx,
+            dw,
+            accumulate: false,
+        })
+        .unwrap();
+    };
+    repeats(d, (routing, plan, room, dlogits, dx, dw), work, |(routing, plan, _, dlogits, dx, dw)| {
+        plan.status().unwrap();
+        let order = plan.by_expert().to_vecs().unwrap().concat();
+        vec![
+            bytes(&routing.expert),
+            bytes(&routing.weight),
+            bytes(&routing.sums.cluster_prob),
+            bytemuck::cast_slice(&order).to_vec(),
+            bytes(dlogits),
+            bytes(dx),
+            bytes(dw),
+        ]
+    });
+}
+
+/// INT4 weights: quantised, written out, multiplied with.
+fn int4_holds<T: Elem>(d: &Device, shape: [usize; 3]) {
+    let format = Int4Format { symmetric: false, block: Int4Block::Columns32 };
+    let rows = 5;
+    let (x, w) = (normal::<T, 2>(1, [rows, shape[2]]), normal::<T, 3>(2, shape));
+    let packed = Int4Tensor::new(d, Int4Layout::new(shape, format).unwrap()).unwrap();
+    let (written, y): (Tensor<T, 3>, Tensor<T, 2>) =
+        (d.zeros(shape).unwrap(), d.zeros([rows, shape[1]]).unwrap());
+    let room: Tensor<f32, 1> = d.zeros([Int4Gemm::<T>::workspace_len(rows, shape)]).unwrap();
+    let work = |d: &Device, (packed, written, y, room): &mut (Int4Tensor, _, _, _)| {
+        d.run(QuantizeInt4 { x: w.view_on(d), w: packed.view_mut() }).unwrap();
+        d.run(DequantizeInt4 { w: packed.view(), y: Tensor::view_mut(written) }).unwrap();
+        let (x, w, segments, y) = (x.view_on(d), packed.view(), Segments::Whole(rows), Tensor::view_mut(y));
+        d.run(Int4Gemm { x, w, segments, y, workspace: Tensor::view_mut(room), accumulate: false }).unwrap();
+    };
+    repeats(d, (packed, written, y, room), work, |(packed, written, y, _)| {
+        let (codes, scale, zero) = packed.parts();
+        vec![bytes(codes), bytes(scale), bytes(zero), bytes(written), bytes(y)]
+    });
+}
+
 /// What an optimiser step does, on tensors without shape.
 fn steps_hold<T: Elem>(d: &Device, len: usize) {
     let v = |seed| normal::<f32, 1>(seed, [len]);
@@ -140,7 +299,12 @@ fn all_hold<T: Elem>(d: &Device) {
         rows_hold::<T>(d, 0, hidden);
         rows_hold::<T>(d, 37, hidden);
         plans_hold::<T>(d, hidden);
+        experts_hold::<T>(d, hidden);
+        squares_hold::<T>(d, hidden);
     }
+    routes_hold::<T>(d, 37, [12, 3, 2]);
+    routes_hold::<T>(d, 1100, [8, 1, 2]); // a plan of more than one block
+    int4_holds::<T>(d, [1, 40, 96]);
     [0, 16, 33_001].into_iter().for_each(|len| steps_hold::<T>(d, len));
 }
 
