@@ -55,27 +55,42 @@ impl Loop {
 
 /// What the machine code of a kernel with products must show.
 struct Products {
-    /// Start of the kernels' names, without `moe_`.
-    name: &'static str,
+    /// Start of the kernels' names, without `moe_`, and their end.
+    name: (&'static str, &'static str),
     /// Fewest HMMA for each LDSM in the whole kernel: what a warp gets out of an operand that it reads from shared memory.
-    fed: f64,
+    /// None where fragments come from elsewhere.
+    fed: Option<f64>,
+    /// Whether asynchronous copies run beside them.
+    copies: bool,
     /// The most that the main loop may issue, as a share of its tensor pipe's time; none where products are not what the
-    /// kernel mostly does.
+    /// kernel mostly does, or wait for memory.
     issued: Option<f64>,
 }
 
-/// All of them; the first that fits counts. Every kernel with tensor instructions needs a row, and must copy beside them.
+const fn row(name: (&'static str, &'static str), fed: Option<f64>, copies: bool) -> Products {
+    Products { name, fed, copies, issued: None }
+}
+
+/// All of them, as they were compiled with nvcc 13.0; the first that fits counts. Every kernel with tensor instructions
+/// needs a row.
 const PRODUCTS: &[Products] = &[
-    Products { name: "attention_dkv", fed: 1.5, issued: None },
-    Products { name: "attention_dq", fed: 1.3, issued: None },
-    Products { name: "attention", fed: 1.6, issued: None },
+    row(("attention_dkv", ""), Some(1.3), true),
+    row(("attention_dq", ""), Some(1.2), true),
+    row(("attention", "_256"), Some(1.5), true),
+    row(("attention", ""), Some(2.6), true),
     // Six strips a step make 16 products; f32 takes three each. Four strips of a small tile make 20.
-    Products { name: "gram_small", fed: 5.0, issued: None },
-    Products { name: "gram", fed: 2.6, issued: None },
-    Products { name: "expand", fed: 0.5, issued: None },
-    Products { name: "route", fed: 0.5, issued: None },
-    Products { name: "int4_gemm", fed: 1.0, issued: Some(1.0) },
-    Products { name: "grouped_gemm", fed: 1.0, issued: Some(0.5) },
+    row(("gram_small", ""), Some(5.0), true),
+    row(("gram", ""), Some(2.6), true),
+    row(("expand_factors", ""), Some(2.4), false),
+    row(("expand", ""), None, false),
+    row(("route_d", ""), None, true),
+    row(("route_many", ""), Some(1.0), true),
+    row(("route", ""), Some(1.3), true),
+    Products { name: ("int4_gemm", ""), fed: Some(4.0), copies: true, issued: Some(1.0) },
+    Products { name: ("grouped_gemm", "_LARGE"), fed: Some(2.6), copies: true, issued: Some(0.5) },
+    Products { name: ("grouped_gemm", "_MEDIUM"), fed: Some(1.7), copies: true, issued: Some(0.5) },
+    row(("grouped_gemm", "_SMALL"), Some(0.8), true),
+    row(("grouped_gemm", "_ANY"), Some(1.3), false),
 ];
 
 impl MachineCode {
@@ -132,23 +147,22 @@ impl Kernel {
     /// What is wrong with a kernel that has products.
     fn product_faults(&self, name: &str) -> Vec<String> {
         let bare = name.strip_prefix("moe_").unwrap_or(name);
-        let Some(want) = PRODUCTS.iter().find(|p| bare.starts_with(p.name)) else {
+        let fits = |p: &&Products| bare.starts_with(p.name.0) && bare.ends_with(p.name.1);
+        let Some(want) = PRODUCTS.iter().find(fits) else {
             return vec!["it has products, and needs a row in PRODUCTS".into()];
         };
         let mut faults = Vec::new();
         let Loop { hmma, ldsm, ldgsts, .. } = self.whole;
-        // Rows at any address are copied without LDGSTS.
-        let copies = ldgsts > 0 || name.to_ascii_uppercase().contains("ANY");
-        if ldsm == 0 || !copies || f64::from(hmma) < want.fed * f64::from(ldsm) {
+        let starved = |fed: f64| ldsm == 0 || f64::from(hmma) < fed * f64::from(ldsm);
+        if want.fed.is_some_and(starved) || want.copies && ldgsts == 0 {
+            let Products { fed, copies, .. } = want;
             faults.push(format!(
-                "{hmma} HMMA, {ldsm} LDSM, {ldgsts} LDGSTS; expected copies, and {} HMMA for each LDSM",
-                want.fed
+                "{hmma} HMMA, {ldsm} LDSM, {ldgsts} LDGSTS; expected {fed:?} HMMA for each LDSM, copies: {copies}"
             ));
         }
-        // The loop with the most products is the main one; the others are its ends. Tiles for few rows wait for memory.
+        // The loop with the most products is the main one; the others are its ends.
         let main = self.loops.iter().max_by_key(|l| l.hmma);
-        let large = name.ends_with("LARGE") || name.ends_with("MEDIUM");
-        if let (Some(most), Some(main), true) = (want.issued, main, large)
+        if let (Some(most), Some(main)) = (want.issued, main)
             && main.issue_share() > most
         {
             let share = main.issue_share();
@@ -296,7 +310,7 @@ mod tests {
         let faults = |name: &str, kernel: Kernel| kernel.product_faults(name).len();
         assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 8, 160)), 0);
         assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 8, 257)), 1); // more than 4 a product
-        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(15, 16, 8, 60)), 1);
+        assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(41, 16, 8, 160)), 1);
         assert_eq!(faults("moe_grouped_gemm_BF16_LARGE", kernel(64, 16, 0, 160)), 1);
         assert_eq!(faults("moe_grouped_gemm_BF16_ANY", kernel(64, 16, 0, 900)), 0);
         assert_eq!(faults("moe_new_BF16", kernel(64, 16, 8, 160)), 1);
