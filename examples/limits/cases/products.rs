@@ -32,12 +32,10 @@ fn need(groups: usize, [m, n, k]: [usize; 3], size: usize, floor: u64, kernels: 
     // Four warps of a block read the offsets of up to 32 groups at a time, and three words a tile of a gradient.
     let offsets = tiles * 4 * (8 * groups.div_ceil(32) + 3);
     let requested = (groups * (operands + m * n * size) / 32 + offsets) as u64;
-    Need {
-        floor,
-        again: requested.saturating_sub(floor),
-        tensor_flops: 2 * (groups * m * n * k) as u64,
-        ..Need::default()
-    }
+    // Work on tensor cores is held against the ideal where tiles are whole.
+    let whole = m.is_multiple_of(rows) && n.is_multiple_of(columns);
+    let tensor_flops = if whole { 2 * (groups * m * n * k) as u64 } else { 0 };
+    Need { floor, again: requested.saturating_sub(floor), tensor_flops, ..Need::default() }
 }
 
 /// One group: the product that attention's projections use.
