@@ -47,18 +47,3 @@ fn operands_elsewhere_are_refused() {
         }
     }
 }
-
-/// An operation without a kernel says so.
-#[cfg(feature = "cuda")]
-#[test]
-fn an_operation_without_a_kernel_is_refused() {
-    for device in all_devices().iter().filter(|d| d.as_cuda().is_some()) {
-        let qkv = Guarded::<f32, 2>::of(&[0.0; 12], [2, 6]);
-        let mut out = Guarded::<f32, 2>::of(&[0.0; 4], [2, 2]);
-        let mut lse = Guarded::<f32, 2>::of(&[0.0; 2], [1, 2]);
-        let (out, lse) = (out.view_mut_on(device), lse.view_mut_on(device));
-        let op = trimoe::ops::Attention { qkv: qkv.view_on(device), heads: 1, seq: 2, out, lse };
-        let result = device.run(op);
-        assert!(matches!(result, Err(trimoe::Error::Unsupported { op: "attention", .. })), "{result:?}");
-    }
-}
