@@ -136,8 +136,8 @@ __device__ void expand_backward(const ExpandBackwardParams& p, ExpandBackwardRoo
         }
 #pragma unroll
         for (uint32_t half = 0; half < 2; ++half) {
-            write<WHOLE>(bp[half] + column, dgate[half], count[half]);
-            write<WHOLE>(bp[half] + p.inner + column, dup[half], count[half]);
+            store_front<WHOLE>(bp[half] + column, dgate[half], count[half]);
+            store_front<WHOLE>(bp[half] + p.inner + column, dup[half], count[half]);
         }
     }
 
@@ -169,9 +169,9 @@ __device__ void expand_backward(const ExpandBackwardParams& p, ExpandBackwardRoo
             T* to = bp[half] + 2 * p.inner + 2 * p.rank * local + rank;
             float out[LANE_RANKS];
             ranks_of(out, sums, half);
-            write<WHOLE>(to, out, left(p.rank, rank));
+            store_front<WHOLE>(to, out, left(p.rank, rank));
             ranks_of(out, sums + 2, half);
-            write<WHOLE>(to + p.rank, out, left(p.rank, rank));
+            store_front<WHOLE>(to + p.rank, out, left(p.rank, rank));
             if (unit % chunks == 0 && lane_id() % 4 == 0) {
                 const uint32_t at = rows.at[half];
                 row_of<float>(p.dweight, p.dweight_stride, room.table.token[at])[room.table.slot[slot][at]] = dot[half];

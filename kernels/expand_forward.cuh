@@ -211,7 +211,7 @@ __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
         }
 #pragma unroll
         for (uint32_t half = 0; half < 2; ++half) {
-            write<WHOLE>(hq[half] + column, sum[half], count[half]);
+            store_front<WHOLE>(hq[half] + column, sum[half], count[half]);
         }
     }
 
@@ -229,7 +229,7 @@ __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
             ranks_of(out, sums, half);
             const uint32_t local = room.table.expert[slot][rows.at[half]];
             if (rows.there(half)) {
-                write<WHOLE>(hq[half] + p.inner + p.rank * local + rank, out, left(p.rank, rank));
+                store_front<WHOLE>(hq[half] + p.inner + p.rank * local + rank, out, left(p.rank, rank));
             }
         }
     }

@@ -44,23 +44,6 @@ __device__ void read(T (&to)[N], const T* from, uint32_t count) {
     }
 }
 
-/// Rounds and writes the first `count` of `N` neighbours.
-template <bool WHOLE, class T, int N>
-__device__ void write(T* to, const float (&x)[N], uint32_t count) {
-    constexpr int PIECE = !WHOLE ? 1 : N * sizeof(T) > 16 ? WIDE<T> : N;
-#pragma unroll
-    for (int i = 0; i < N; i += PIECE) {
-        if (uint32_t(i) < count) {
-            float piece[PIECE];
-#pragma unroll
-            for (int j = 0; j < PIECE; ++j) {
-                piece[j] = x[i + j];
-            }
-            store_rounded(to + i, piece);
-        }
-    }
-}
-
 /// A run of rows of one group.
 struct Run {
     uint32_t group;
@@ -212,7 +195,7 @@ __device__ void clear_others(T* columns, const Table<ROWS>& table, uint32_t at, 
 template <class T>
 __device__ float sigmoid(float x) {
     if constexpr (std::is_same_v<T, F32>) {
-        return 1.0f / (1.0f + expf(-x));
+        return sigmoid(x);
     } else {
         return __fdividef(1.0f, 1.0f + __expf(-x));  // to a few units of 2^-24
     }

@@ -69,22 +69,9 @@ struct Matrices {
         const uint32_t count = present(row, column);
         T* to = at(group, row, column);
         if (aligned && count == CHUNK) {
-#pragma unroll
-            for (uint32_t i = 0; i < CHUNK; i += WIDE<T>) {
-                float part[WIDE<T>];
-#pragma unroll
-                for (uint32_t k = 0; k < WIDE<T>; ++k) {
-                    part[k] = v[i + k];
-                }
-                store_rounded(to + i, part);
-            }
-            return;
-        }
-#pragma unroll
-        for (uint32_t i = 0; i < CHUNK; ++i) {
-            if (i < count) {
-                to[i] = rounded<T>(v[i]);
-            }
+            store_front<true>(to, v, CHUNK);
+        } else {
+            store_front<false>(to, v, count);
         }
     }
 };

@@ -30,22 +30,9 @@ __device__ void store_sums(T* to, const float (&v)[CHUNK], uint32_t count, bool 
         }
     }
     if (wide && count == CHUNK) {
-#pragma unroll
-        for (uint32_t i = 0; i < CHUNK; i += WIDE<T>) {
-            float part[WIDE<T>];
-#pragma unroll
-            for (uint32_t k = 0; k < WIDE<T>; ++k) {
-                part[k] = sum[i + k];
-            }
-            store_rounded(to + i, part);
-        }
-        return;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < CHUNK; ++i) {
-        if (i < count) {
-            to[i] = rounded<T>(sum[i]);
-        }
+        store_front<true>(to, sum, CHUNK);
+    } else {
+        store_front<false>(to, sum, count);
     }
 }
 

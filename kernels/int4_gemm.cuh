@@ -50,7 +50,7 @@ struct Dequantiser<F16> {
         const uint32_t shifted = s.zero << 4;
 #pragma unroll
         for (uint32_t j = 0; j < 4; ++j) {
-            scale[j] = bits_of(__float2half2_rn(scale_of(s, j)));
+            scale[j] = bits_as<uint32_t>(__float2half2_rn(scale_of(s, j)));
             zero[j] = __byte_perm(s.zero, 0xe4, 0x4040 + j * 0x0101);
             zero_16[j] = __byte_perm(shifted, 0xd4, 0x4040 + j * 0x0101);
         }
@@ -63,24 +63,16 @@ struct Dequantiser<F16> {
         for (uint32_t k = 0; k < 2; ++k) {
             const uint32_t low = lop3<AND_OR>(word, 0x000f000f, MAGIC);
             const uint32_t high = lop3<AND_OR>(word, 0x00f000f0, MAGIC);
-            const __half2 first = __hadd2(pair(low), pair(zero[j]));
-            const __half2 second = __hfma2(pair(high), sixteenth, pair(zero_16[j]));
-            b[k] = {{bits_of(__hmul2(first, pair(scale[j]))), bits_of(__hmul2(second, pair(scale[j])))}};
+            const __half2 first = __hadd2(bits_as<Pair>(low), bits_as<Pair>(zero[j]));
+            const __half2 second = __hfma2(bits_as<Pair>(high), sixteenth, bits_as<Pair>(zero_16[j]));
+            const auto factor = bits_as<Pair>(scale[j]);
+            b[k] = {{bits_as<uint32_t>(__hmul2(first, factor)), bits_as<uint32_t>(__hmul2(second, factor))}};
             word >>= 8;
         }
     }
 
     static constexpr int AND_OR = (0xf0 & 0xcc) | 0xaa;
-    static __device__ __half2 pair(uint32_t bits) {
-        __half2 p;
-        memcpy(&p, &bits, 4);
-        return p;
-    }
-    static __device__ uint32_t bits_of(__half2 p) {
-        uint32_t bits;
-        memcpy(&bits, &p, 4);
-        return bits;
-    }
+    using Pair = __half2;
 };
 
 template <>
@@ -101,21 +93,13 @@ struct Dequantiser<BF16> {
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
             const uint32_t raised = lop3<AND_OR>(word >> 4 * i, 0x000f000f, MAGIC);
-            b[i / 2].at[i % 2] = bits_of(__hmul2(__hadd2(pair(raised), pair(zero[j])), pair(scale[j])));
+            const Pair code = __hadd2(bits_as<Pair>(raised), bits_as<Pair>(zero[j]));
+            b[i / 2].at[i % 2] = bits_as<uint32_t>(__hmul2(code, bits_as<Pair>(scale[j])));
         }
     }
 
     static constexpr int AND_OR = (0xf0 & 0xcc) | 0xaa;
-    static __device__ __nv_bfloat162 pair(uint32_t bits) {
-        __nv_bfloat162 p;
-        memcpy(&p, &bits, 4);
-        return p;
-    }
-    static __device__ uint32_t bits_of(__nv_bfloat162 p) {
-        uint32_t bits;
-        memcpy(&bits, &p, 4);
-        return bits;
-    }
+    using Pair = __nv_bfloat162;
 };
 
 template <>

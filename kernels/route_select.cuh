@@ -93,7 +93,7 @@ struct Level {
 /// Chooses `count` columns, and turns the logits into scores where they give a distribution.
 __device__ inline Level choose(float* row, const float* bias, uint32_t columns, uint32_t count, bool grouped,
                                const RouteRule& rule) {
-    const bool sigmoid = grouped && rule.sigmoid != 0;
+    const bool use_sigmoid = grouped && rule.sigmoid != 0;
     float top = -CUDART_INF_F;
     bool nan = false;
     for (uint32_t c = lane_id(); c < columns; c += WARP) {
@@ -114,18 +114,18 @@ __device__ inline Level choose(float* row, const float* bias, uint32_t columns, 
     if (finite) {
         float sum = 0.0f;
         for (uint32_t c = lane_id(); c < columns; c += WARP) {
-            const float score = sigmoid ? 1.0f / (1.0f + expf(-row[c])) : expf(row[c] - top);
+            const float score = use_sigmoid ? sigmoid(row[c]) : expf(row[c] - top);
             row[c] = score;
             sum += score;
         }
         sum = warp_sum(sum);
-        if (!sigmoid) {
+        if (!use_sigmoid) {
             for (uint32_t c = lane_id(); c < columns; c += WARP) {
                 row[c] /= sum;
             }
         }
-        level.lse = sigmoid ? 0.0f : top + logf(sum);
-        level.mass = sigmoid ? sum : 1.0f;
+        level.lse = use_sigmoid ? 0.0f : top + logf(sum);
+        level.mass = use_sigmoid ? sum : 1.0f;
         __syncwarp();
     }
     if (by_score) {

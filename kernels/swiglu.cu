@@ -25,10 +25,6 @@ struct GatedGrad {
     Vec<T, N> dh;
 };
 
-__device__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
 /// Forward and backward share it, and it has no sum that could be fused: the backward returns the forward's h to
 /// the bit.
 __device__ float activate(float w, float silu, float up) {

@@ -149,6 +149,37 @@ __device__ void store_rounded(T* to, const float (&x)[N]) {
     store_global(to, rounded<T>(x));
 }
 
+/// Rounds the first `count` of `N` neighbours and stores them in global memory. `WHOLE`: they are whole, aligned vectors.
+template <bool WHOLE, class T, int N>
+__device__ void store_front(T* to, const float (&x)[N], uint32_t count) {
+    constexpr int PIECE = !WHOLE ? 1 : N * sizeof(T) > 16 ? WIDE<T> : N;
+#pragma unroll
+    for (int i = 0; i < N; i += PIECE) {
+        if (uint32_t(i) < count) {
+            float piece[PIECE];
+#pragma unroll
+            for (int j = 0; j < PIECE; ++j) {
+                piece[j] = x[i + j];
+            }
+            store_rounded(to + i, piece);
+        }
+    }
+}
+
+/// The bits of a value as a value of another type of the same size.
+template <class To, class From>
+__device__ To bits_as(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "all bits, and no others");
+    To to;
+    memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+/// 1 / (1 + e^-x).
+__device__ inline float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
 /// Whether rows of `columns` elements of `T` can be cut into 16-byte vectors. `addresses` and `strides` are those
 /// of all matrices, or-ed: a bit that is 0 in the union is 0 in each.
 template <class T>

@@ -28,8 +28,8 @@ use crate::view::{View, ViewMut};
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`, the weights in INT4: the matrix product of one group, or that of
 /// many experts.
 ///
-/// The weights count as what [`DequantizeInt4`](super::DequantizeInt4) writes in `T`. On a CUDA device they are dequantised on their way to the
-/// tensor cores, or, from a mean of 256 rows a group on, once into the workspace.
+/// The weights count as what [`DequantizeInt4`](super::DequantizeInt4) writes in `T`. On a CUDA device they are
+/// dequantised on their way to the tensor cores, or, from a mean of 256 rows a group on, once into the workspace.
 #[derive(Debug)]
 pub struct Int4Gemm<'a, T> {
     /// `[rows, in]`, sorted by group; `[tokens, in]` if the segments gather it.
