@@ -3,7 +3,7 @@
 use trimoe::ops::{DequantizeInt4, Gram, Int4Gemm, QuantizeInt4};
 use trimoe::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Result, Segments, bf16};
 
-use super::Case;
+use super::{Case, floor};
 use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
@@ -24,11 +24,6 @@ fn weights(lab: &Lab, s: &Shape) -> Result<(Int4Tensor, u64)> {
     let (packed, scale, zero) = w.parts();
     let sectors = packed.sectors() + scale.sectors() + zero.sectors();
     Ok((w, sectors))
-}
-
-/// The floor alone: no formula says what the tiling asks for again.
-fn floor(floor: u64) -> Need {
-    Need { floor, unstated: true, ..Need::default() }
 }
 
 fn quantize(lab: &Lab, s: &Shape) -> Result<Row> {

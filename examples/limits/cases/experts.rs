@@ -3,19 +3,14 @@
 use trimoe::ops::{BuildPlan, CentroidEma, Expand, ExpandBackward, Route, RouteMode, Routing};
 use trimoe::{Plan, Result, bf16};
 
-use super::Case;
-use crate::lab::{Lab, Need, Row, Sectors};
+use super::{Case, floor};
+use crate::lab::{Lab, Row, Sectors};
 use crate::shapes::Shape;
 
 pub const CASES: &[Case] = &[route, build_plan, centroid_ema, expand, expand_backward];
 
 /// Most inner columns of an expert.
 const STRIP: usize = 512;
-
-/// The floor alone: no formula says what the tiling asks for again.
-fn floor(floor: u64) -> Need {
-    Need { floor, unstated: true, ..Need::default() }
-}
 
 fn route(lab: &Lab, s: &Shape) -> Result<Row> {
     let logits = s.experts + if s.clusters > 1 { s.clusters } else { 0 };

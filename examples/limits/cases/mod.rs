@@ -35,6 +35,11 @@ fn once(floor: u64) -> Need {
     Need { floor, ..Need::default() }
 }
 
+/// The floor alone: no formula says what the tiling asks for again.
+fn floor(floor: u64) -> Need {
+    Need { floor, unstated: true, ..Need::default() }
+}
+
 /// Sectors that `count` separate reads of a 32-bit value ask for beyond those that the values lie in.
 fn one_by_one(count: usize) -> u64 {
     (count - (count * 4).div_ceil(32)) as u64
