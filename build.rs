@@ -1,8 +1,10 @@
 //! With feature `cuda`: compiles every `kernels/*.cu` into one image for the listed architectures.
 //!
 //! One nvcc job for each (file, architecture), several at a time; results are named by a hash of everything that goes
-//! into them and kept under `target/trimoe-cuda`, so that profiles share them and an untouched file costs nothing.
+//! into them, headers included, and kept under `target/trimoe-cuda`, so that profiles share them and an untouched file
+//! costs nothing.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -36,21 +38,12 @@ fn images() -> Result<(), String> {
         .ok_or("feature `cuda` needs nvcc: set CUDA_HOME or NVCC, or run `cargo xtask cuda` once")?;
     let version = run(Command::new(&nvcc).arg("--version"))?;
     let archs = env::var("TRIMOE_CUDA_ARCHS").unwrap_or(ARCHS.into());
-    let (sources, headers): (Vec<_>, Vec<_>) =
-        files(Path::new("kernels"))?.into_iter().partition(|f| is(f, "cu"));
-    let mut common = DefaultHasher::new();
-    (&version, FLAGS).hash(&mut common);
-    for header in &headers {
-        (header, fs::read(header).map_err(|e| format!("{}: {e}", header.display()))?).hash(&mut common);
-    }
+    let kernels = Path::new("kernels");
+    let sources = sources(kernels)?;
     let mut jobs = Vec::new();
     for source in &sources {
-        let text = fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?;
         for arch in archs.split(',').map(|a| format!("sm_{a}")).chain(["compute_80".into()]) {
-            let mut key = common.clone();
-            (source, &text, &arch).hash(&mut key);
-            let kind = if arch.starts_with("sm") { "cubin" } else { "ptx" };
-            let name = format!("{}-{arch}-{:016x}.{kind}", stem(source), key.finish());
+            let name = result_name(kernels, source, &arch, &version)?;
             jobs.push((source, arch, cache.join(name)));
         }
     }
@@ -131,6 +124,40 @@ fn run(command: &mut Command) -> Result<String, String> {
         return Ok(text);
     }
     Err(format!("{command:?} failed:\n{text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Every source.
+pub fn sources(kernels: &Path) -> Result<Vec<PathBuf>, String> {
+    Ok(files(kernels)?.into_iter().filter(|f| is(f, "cu")).collect())
+}
+
+/// What the result of a source for an architecture is called: another name if anything that goes into it is different.
+pub fn result_name(kernels: &Path, source: &Path, arch: &str, version: &str) -> Result<String, String> {
+    let mut parts = BTreeMap::new();
+    read_with_headers(kernels, source, &mut parts)?;
+    let mut key = DefaultHasher::new();
+    (version, FLAGS, arch).hash(&mut key);
+    for (path, text) in &parts {
+        (path.strip_prefix(kernels).unwrap_or(path), text).hash(&mut key);
+    }
+    let kind = if arch.starts_with("sm") { "cubin" } else { "ptx" };
+    Ok(format!("{}-{arch}-{:016x}.{kind}", stem(source), key.finish()))
+}
+
+/// The text of a source and of every header of ours that it includes.
+fn read_with_headers(
+    kernels: &Path,
+    file: &Path,
+    parts: &mut BTreeMap<PathBuf, String>,
+) -> Result<(), String> {
+    if parts.contains_key(file) {
+        return Ok(());
+    }
+    let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'));
+    let headers: Vec<_> = names.map(|name| kernels.join(name)).collect();
+    parts.insert(file.to_owned(), text);
+    headers.iter().try_for_each(|header| read_with_headers(kernels, header, parts))
 }
 
 /// Every file below a folder, sorted.

@@ -16,6 +16,12 @@ __constant__ LaunchTile moe_centroid_ema_launch = {THREADS, 1, COLUMNS, 0};
 /// Sums of each warp's rows.
 using Room = float[WARPS][COLUMNS];
 
+/// Where a column lies in a row of the room: of the two vectors of a lane with eight columns, 4 of 8 neighbouring lanes
+/// have theirs in the other order, so that these eight lie in different banks.
+__device__ uint32_t place_of(uint32_t column) {
+    return column ^ (column / 32 % 2 * 4);
+}
+
 // Formula: mu[e] = (1 - beta) mu[e] + beta / n sum over rows r of e of x[source[r] / fan], n > 0 the number of rows.
 // Mapping: block -> (expert e, tile of COLUMNS columns); warp -> every WARPSth row of e; lane -> some columns of the tile.
 // Idea: many warps on one tile keep many rows in flight, also when one expert has all of them; the order of the sum
@@ -49,9 +55,15 @@ __device__ void centroid_ema(const CentroidEmaParams& p, Room& room) {
         }
 #pragma unroll
         for (uint32_t v = 0; v < VECTORS; ++v) {
+            constexpr int PIECE = N < 4 ? N : 4;
 #pragma unroll
-            for (int i = 0; i < N; ++i) {
-                room[warp_id()][(v * WARP + lane_id()) * N + i] = sums[v][i];
+            for (int i = 0; i < N; i += PIECE) {
+                Vec<float, PIECE> part;
+#pragma unroll
+                for (int j = 0; j < PIECE; ++j) {
+                    part.at[j] = sums[v][i + j];
+                }
+                store(&room[warp_id()][place_of((v * WARP + lane_id()) * N + i)], part);
             }
         }
         __syncthreads();
@@ -59,7 +71,7 @@ __device__ void centroid_ema(const CentroidEmaParams& p, Room& room) {
             float sum = 0.0f;
 #pragma unroll
             for (uint32_t warp = 0; warp < WARPS; ++warp) {
-                sum += room[warp][threadIdx.x];
+                sum += room[warp][place_of(threadIdx.x)];
             }
             float* mu = row_of<float>(p.mu, p.mu_stride, blockIdx.x) + begin + threadIdx.x;
             *mu = (1.0f - p.beta) * *mu + p.beta * (sum / float(stop - start));

@@ -1,4 +1,7 @@
 // The moving mean of what each expert was sent.
+//
+// Sectors of global memory that are requested: each row of x once for each of its slots, mu twice; for every tile of columns,
+// one a slot to find its row, and 32 an expert to find its slots.
 #pragma once
 
 #include "common/abi.h"

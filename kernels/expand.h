@@ -3,6 +3,17 @@
 //     (g | u) = (gate | up)_r + P_re B_e^T,   h = w silu(g) u,   hbar_r = sum over the slots of h,   Q_re = h A2_e^T
 // and the gradient of that. `bp` is [gate | up | P], P_re from column 2 inner + 2 rank i; `hq` is [hbar | Q], Q_re from
 // column inner + rank i.
+//
+// Sectors of global memory that the kernels for whole vectors request, for 16-bit elements and ranks of at least 16 (r, of
+// fewer) in chunks of 16. A fragment is 16 rows of a block, a strip 32 columns; an occurrence is an expert that some row
+// of a fragment has in a slot.
+//     expand              a fragment and strip 96 (gate, up, hbar); a slot and chunk of it 32, and 16 once (P; Q);
+//                         an occurrence, strip and chunk 64 + 2 r (B, A2)
+//     expand_backward     160 (gate, up, twice; dhbar); 48, and 32 once (P, R; dP); 128 + 2 r (B, twice; A2)
+//     expand_factors      for 16 slots, a strip and a chunk 120 (gate, up, dhbar; the rows of slots), and for every chunk
+//                         112 + 2 r (P, R, B, A2); an expert, a strip and 16 ranks 384 (dB, dA2)
+//     expand_fold         2 for every warp of an expert with one piece
+// Besides, rows write zeros for the experts that they did not choose, and find their slots: 2 sectors a slot, backward 3.
 #pragma once
 
 #include "common/abi.h"

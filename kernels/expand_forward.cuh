@@ -28,10 +28,14 @@ struct UnitSums {
         }
     }
 
+    __device__ float4 vector(uint32_t unit, uint32_t v) const {
+        return bits_as<float4>(ld_shared_v4(shared_address(&at[unit][v][lane_id()])));
+    }
+
     __device__ void load(Sums (&sums)[VECTORS], uint32_t unit) const {
 #pragma unroll
         for (uint32_t v = 0; v < VECTORS; ++v) {
-            const float4 x = at[unit][v][lane_id()];
+            const float4 x = vector(unit, v);
             sums[v].at[0] = x.x, sums[v].at[1] = x.y, sums[v].at[2] = x.z, sums[v].at[3] = x.w;
         }
     }
@@ -39,7 +43,7 @@ struct UnitSums {
     __device__ void add(Sums (&sums)[VECTORS], uint32_t unit) const {
 #pragma unroll
         for (uint32_t v = 0; v < VECTORS; ++v) {
-            const float4 x = at[unit][v][lane_id()];
+            const float4 x = vector(unit, v);
             sums[v].at[0] += x.x, sums[v].at[1] += x.y, sums[v].at[2] += x.z, sums[v].at[3] += x.w;
         }
     }

@@ -1,4 +1,8 @@
 // INT4 weights: how they lie in memory, and the way to them and back. The drawing is in src/int4.rs.
+//
+// Sectors of global memory that are requested with rows at multiples of 16 bytes: matrices and words once (a matrix with one
+// scale a row or less is read twice); scales and zero-points four times when they are written, for four rows of a lane;
+// once for every 32 columns when they are read.
 #pragma once
 
 #include "common/abi.h"

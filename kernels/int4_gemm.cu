@@ -37,12 +37,14 @@ __device__ void store_sums(T* to, const float (&v)[CHUNK], uint32_t count, bool 
 }
 
 // Formula: y[p, o] = [y[p, o] +] sum over i of x[p, i] scale (q[g, o, i] - zero), p in group g.
-// Mapping: block -> tiles of ROWS rows of one group and 128 columns, and the part blockIdx.y of the depth; warp -> a
-//          strip of 32 columns, all rows.
+// Mapping: block -> tiles of ROWS rows of one group and COLUMNS columns, and the part blockIdx.y of the depth; warp ->
+//          STRIPS strips of 32 columns, all rows.
 // Idea: a panel of weights [32 out, 32 in] lies in memory as the B fragments of 2 x 4 products m16n8k16, 16 bytes a
 //       lane (src/int4.rs): they come by one copy and one load, no other lane needs them, and all row fragments use
-//       them once dequantised. Fragment j has rows 4 g + j, so that a lane ends with sums of 8 neighbouring columns.
-template <class G>
+//       them once they are numbers. Those are q - zero, exact in every dtype; the sums of a block of columns (at most 128
+//       at a time) are multiplied by its scale, which is one fused multiply-add a sum instead of a product a weight.
+//       Fragment j has rows 4 g + j, so that a lane ends with sums of 8 neighbouring columns.
+template <class G, uint32_t BLOCK>
 __device__ void int4_gemm(const Int4GemmParams& p) {
     using T = typename G::T;
     extern __shared__ uint4 dynamic_shared[];
@@ -52,80 +54,74 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
     const uint32_t split = blockIdx.y;
     const uint32_t first = uint32_t(uint64_t(stages) * split / p.splits);
     const uint32_t last = uint32_t(uint64_t(stages) * (split + 1) / p.splits);
-    const uint32_t quad = lane_id() / 4;
 
     RowTiles<G::ROWS, G::COLUMNS> tiles({array_of<const uint32_t>(p.offsets), p.w.groups, p.rows}, p.w.outputs);
     RowTile tile;
     while (tiles.next(tile)) {
-        const uint32_t strip = tile.column / PANEL + warp_id();
-        // A warp beyond the last strip does the last once more and stores nothing.
-        const uint32_t read = min(strip, layout.strips - 1);
+        const uint32_t strip = tile.column / PANEL + warp_id() * G::STRIPS;
+        const bool live = strip < layout.strips;
         const uint32_t begin = min(first * G::K, p.w.inputs);
         const GatheredRows<T> rows = {
             array_of<const T>(p.x) + begin, p.x_stride, array_of<const uint32_t>(p.source), p.fan};
         Copier<G, Lies::K_LAST, G::ROWS, GatheredRows<T>> x(rows, tile.row, tile.rows, p.w.inputs - begin);
-        const uint4* words = panels_of(p.w, layout, tile.group, read) + uint64_t(first) * G::STEPS * WARP + lane_id();
-        uint32_t left = layout.steps - first * G::STEPS;  // steps from `words` on
-        auto copy = [&](uint32_t slot, bool wanted) {
-            if (wanted) {
+        const uint4* words[G::STRIPS];
+#pragma unroll
+        for (uint32_t i = 0; i < G::STRIPS; ++i) {
+            // The last strip instead of one beyond, which takes no part.
+            words[i] = G::kept(panels_of(p.w, layout, tile.group, min(strip + i, layout.strips - 1)) + lane_id());
+        }
+        const uint32_t mine = G::kept(G::words_of_lane());
+        auto copy = [&](uint32_t slot, uint32_t stage) {
+            if (stage < last) {
                 typename G::Stage& to = shared.stages[slot];
+                const uint32_t left = live ? layout.steps - stage * G::STEPS : 0;  // steps from there on
                 x.copy(to.x);
 #pragma unroll
-                for (uint32_t s = 0; s < G::STEPS; ++s) {
-                    uint4* lane = &to.words[warp_id()][s][lane_id()];
-                    cp_async_16(shared_address(lane), words + s * WARP, s < left ? 16 : 0);
+                for (uint32_t s = 0; s < G::STRIPS * G::STEPS; ++s) {
+                    const uint4* from = words[s / G::STEPS] + uint64_t(stage) * (G::STEPS * WARP) + s % G::STEPS * WARP;
+                    copy_whole_chunk(to.words + mine + s * WARP, from, s % G::STEPS < left);
                 }
-                words += G::STEPS * WARP;
-                left -= G::STEPS;
             }
             cp_async_commit();
         };
 
-        Sums sums[G::FRAGMENTS][4];
+        StripSums<G> sums;
         if (first < last) {
             __syncthreads();  // the tile before is read
 #pragma unroll
             for (uint32_t s = 0; s < G::STAGES - 1; ++s) {
-                copy(s, first + s < last);
+                copy(s, first + s);
             }
-            Codes<T> codes(p.w, layout, tile.group, read, first * G::STEPS);
-            uint32_t slot = 0, free = G::STAGES - 1;
+            StripWeights<G, BLOCK> weights(p.w, layout, tile.group, strip, first);
+            uint32_t slot = 0;
             for (uint32_t stage = first; stage < last; ++stage) {
                 cp_async_wait<G::STAGES - 2>();
                 __syncthreads();  // this stage is here, and the slot of the one before is free
-                copy(free, stage + G::STAGES - 1 < last);
-                const typename G::Stage& now = shared.stages[slot];
-#pragma unroll
-                for (uint32_t s = 0; s < G::STEPS; ++s) {
-                    // A step beyond the matrix has zeros in x, and any words and scales.
-                    multiply_step<G>(sums, shared, now, s * PANEL, now.words[warp_id()][s][lane_id()], codes.now);
-                    const uint32_t step = stage * G::STEPS + s;
-                    if (step + 1 < layout.steps) {
-                        codes.after(step);
-                    }
+                copy(G::STAGES == 2 ? slot ^ 1 : slot == 0 ? G::STAGES - 1 : slot - 1, stage + G::STAGES - 1);
+                if (live) {
+                    weights.multiply(sums, shared, shared.stages[slot]);
                 }
-                free = slot;
-                slot = slot + 1 == G::STAGES ? 0 : slot + 1;
+                slot = G::STAGES == 2 ? slot ^ 1 : slot + 1 == G::STAGES ? 0 : slot + 1;
             }
             cp_async_wait<0>();
         }
 
-        const uint32_t column = strip * PANEL + lane_id() % 4 * CHUNK;
-        const uint32_t count = column < p.w.outputs ? min(CHUNK, p.w.outputs - column) : 0;
-        const uint32_t width = layout.strips * PANEL;
         const bool wide = is_wide<T>(WIDE<T>, p.y, p.y_stride);
 #pragma unroll
-        for (uint32_t f = 0; f < G::FRAGMENTS; ++f) {
+        for (uint32_t i = 0; i < G::STRIPS; ++i) {
+            const uint32_t column = (strip + i) * PANEL + lane_id() % 4 * CHUNK;
+            const uint32_t count = column < p.w.outputs ? min(CHUNK, p.w.outputs - column) : 0;
+            const uint32_t width = layout.strips * PANEL;
 #pragma unroll
-            for (uint32_t half = 0; half < 2; ++half) {
+            for (uint32_t half = 0; half < 2 * G::FRAGMENTS; ++half) {
                 float v[CHUNK];
 #pragma unroll
                 for (uint32_t j = 0; j < 4; ++j) {
-                    v[j] = sums[f][j].at[2 * half];
-                    v[4 + j] = sums[f][j].at[2 * half + 1];
+                    v[j] = sums[i][half / 2][j].at[half % 2 * 2];
+                    v[4 + j] = sums[i][half / 2][j].at[half % 2 * 2 + 1];
                 }
-                const uint32_t inside = 16 * f + quad + 8 * half;
-                if (inside >= tile.rows || strip >= layout.strips) {
+                const uint32_t inside = lane_id() / 4 + 8 * half;
+                if (inside >= tile.rows || strip + i >= layout.strips) {
                     continue;
                 }
                 const uint32_t row = tile.row + inside;
@@ -170,6 +166,20 @@ __device__ void reduce(const Int4GemmReduceParams& p, uint32_t row) {
             store_rounded(y + c, sum);
         }
     });
+}
+
+/// By the steps after which sums get their scale: those of a block, at most those of a stage.
+template <class G>
+__device__ void int4_gemm(const Int4GemmParams& p) {
+    if constexpr (sizeof(typename G::T) == 4) {
+        int4_gemm<G, 1>(p);
+    } else if (p.w.shift == 0) {
+        int4_gemm<G, 1>(p);
+    } else if (G::STEPS == 2 || p.w.shift == 1) {
+        int4_gemm<G, 2>(p);
+    } else {
+        int4_gemm<G, G::STEPS>(p);
+    }
 }
 
 #define ENTRY(V, ROWS)                                                                                       \

@@ -1,5 +1,9 @@
 // y[p] = x[p] w_g^T for every row p of group g, the weights in INT4 (kernels/int4.h), dequantised on their way to the
 // tensor cores.
+//
+// Sectors of global memory that are requested with rows of x at multiples of 16 bytes: x once for a tile of columns; of each
+// tile of rows, words, scales and zero-points once, in tiles of 64 rows those of 128 columns twice; y once, twice with
+// `accumulate`. Sums of splits are written twice, in halves of sectors, and read once.
 #pragma once
 
 #include "int4.h"

@@ -14,8 +14,14 @@ constexpr uint32_t NONE = 0xffffffffu;
 struct WarpRoom {
     uint32_t counts[2 * PLAN_GROUPS];          // [clusters + experts]
     uint32_t cluster[WARP];                    // [32]
-    uint32_t expert[WARP * (PLAN_SLOTS + 1)];  // [32, fan | 1]: an odd stride has no bank conflicts
+    uint32_t expert[PLAN_SLOTS * (WARP + 2)];  // [fan, pitch_of(fan)], 32 tokens of each
 };
+
+/// From slot to slot of a room. The 32 tokens of a slot lie in different banks, and so do 32 choices in a row, 32 / fan
+/// tokens of each slot, if fan is a power of two; else a few of them meet.
+__device__ uint32_t pitch_of(uint32_t fan) {
+    return WARP + ceil_div(WARP, fan);
+}
 
 constexpr uint32_t ONE_SHARED = ONE_WARPS * sizeof(WarpRoom);
 
@@ -46,7 +52,7 @@ __device__ Range range_of(const PlanParams& p, uint32_t unit, uint32_t index) {
 /// range, whatever the memory holds. Returns the first token refused, or NONE.
 __device__ uint32_t stage(const PlanParams& p, WarpRoom& room, uint32_t first, uint32_t count) {
     const uint32_t lane = lane_id();
-    const uint32_t stride = p.fan | 1;
+    const uint32_t pitch = pitch_of(p.fan);
     __syncwarp();  // what was staged before has been read
     if (p.cluster != 0) {
         if (lane < count) {
@@ -56,29 +62,29 @@ __device__ uint32_t stage(const PlanParams& p, WarpRoom& room, uint32_t first, u
             const uint32_t token = i / p.fan;
             const uint32_t slot = i % p.fan;
             const uint32_t* chosen = row_of<const uint32_t>(p.expert, p.expert_stride, first + token);  // [fan]
-            room.expert[token * stride + slot] = chosen[slot];
+            room.expert[slot * pitch + token] = chosen[slot];
         }
     }
     __syncwarp();
     bool refused = false;
     if (lane < count) {
-        uint32_t* chosen = room.expert + lane * stride;  // [fan]
+        uint32_t* chosen = room.expert + lane;  // [fan], pitch apart
         if (p.cluster != 0) {
             const uint32_t per = p.experts / p.clusters;
             const uint32_t cluster = room.cluster[lane];
             refused = cluster >= p.clusters;
             for (uint32_t slot = 0; slot < p.fan; ++slot) {
                 // Below the cluster's first expert the difference wraps, far above `per`.
-                refused |= chosen[slot] - cluster * per >= per;
+                refused |= chosen[slot * pitch] - cluster * per >= per;
                 for (uint32_t other = 0; other < slot; ++other) {
-                    refused |= chosen[slot] == chosen[other];
+                    refused |= chosen[slot * pitch] == chosen[other * pitch];
                 }
             }
         }
         if (p.cluster == 0 || refused) {
             room.cluster[lane] = 0;
             for (uint32_t slot = 0; slot < p.fan; ++slot) {
-                chosen[slot] = slot;
+                chosen[slot * pitch] = slot;
             }
         }
     }
@@ -108,10 +114,9 @@ __device__ uint32_t count(const PlanParams& p, WarpRoom& room, Range range) {
     __syncwarp();
     return for_staged(p, room, range, [&](uint32_t, uint32_t tokens) {
         if (lane_id() < tokens) {
-            const uint32_t* chosen = room.expert + lane_id() * (p.fan | 1);  // [fan]
             atomicAdd(&room.counts[room.cluster[lane_id()]], 1);
             for (uint32_t slot = 0; slot < p.fan; ++slot) {
-                atomicAdd(&room.counts[p.clusters + chosen[slot]], 1);
+                atomicAdd(&room.counts[p.clusters + room.expert[slot * pitch_of(p.fan) + lane_id()]], 1);
             }
         }
     });
@@ -140,7 +145,7 @@ __device__ void fill(const PlanParams& p, WarpRoom& room, Range range) {
         put(room.counts, lane < tokens ? room.cluster[lane] : NONE, first + lane, p.cluster_source, p.cluster_place);
         for (uint32_t begin = 0; begin < tokens * p.fan; begin += WARP) {
             const uint32_t i = begin + lane;
-            const uint32_t at = i / p.fan * (p.fan | 1) + i % p.fan;
+            const uint32_t at = i % p.fan * pitch_of(p.fan) + i / p.fan;
             const uint32_t group = i < tokens * p.fan ? room.expert[at] : NONE;
             put(room.counts + p.clusters, group, first * p.fan + i, p.expert_source, p.expert_place);
         }

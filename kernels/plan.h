@@ -1,4 +1,8 @@
 // Sorting the choices of a router: tokens by cluster, and choices (token fan + slot) by expert, both stable.
+//
+// Sectors of global memory that are requested: ids twice, places once; of sources, for 32 choices in a row, those that
+// their places lie in; offsets once for each range of tokens, and once more to write them. Three kernels also write and
+// read counts twice each, a row of (clusters + experts) words a range.
 #pragma once
 
 #include "common/abi.h"

@@ -1,4 +1,7 @@
 // The matrices of clustered experts, written out.
+//
+// Sectors of global memory that are requested, for 16-bit elements: an expert's base once, its a once for 4 rows, an
+// element of b for every 256 columns; w twice, in halves of sectors.
 #pragma once
 
 #include "common/abi.h"

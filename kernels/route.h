@@ -2,6 +2,16 @@
 //
 // With `levels` = clusters if there are two or more, else 0, the router's weight has `logits` = levels + experts rows:
 // the clusters', then the experts'. An expert `e` is in cluster e / (experts / clusters). Sizes are below 2^31.
+//
+// Sectors of global memory that are requested where rows start at multiples of 16 bytes, for 16-bit elements; with K =
+// experts / clusters, s(n) = ceil(n / 8) of n words in a row, and tiles of 64 x 64 for the gradients:
+//     route        x once, w once a block; a token 2 + 2 s(topk) + s(clusters) + s(K); of the sums of a block, 2 s(clusters +
+//                  experts) and an end for every 32 of them, written once and read once
+//     dlogits      a token 5 + 3 s(topk) + 6 s(K) + 5 s(clusters) + s(experts)
+//     dx           dlogits once for 64 columns, w once for 64 rows, dx twice
+//     dw           dlogits once for 64 columns, x once for 64 logits, dw once or twice
+// Where rows of dlogits are no multiple of 16 bytes, operands of the products come element by element: f32 4, bf16 8
+// times as often.
 #pragma once
 
 #include "common/abi.h"

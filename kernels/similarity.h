@@ -1,5 +1,10 @@
 // How alike experts are: all dot products between them, and cosines of two kinds fused into one similarity.
 // The pairs (i, j), j <= i, lie packed at i (i + 1) / 2 + j wherever only one half of a symmetric matrix is kept.
+//
+// Sectors of global memory that are requested: x once for every tile.rows experts; the P pairs of a span P / 4 at least, as
+// rows that begin anywhere, and from large tiles twice, by lanes that hold neighbours; to sum them up, P / 4 and an end for
+// every 32; the upper half of a result one a pair. Similarity reads the lower halves once, and two norms for each pair, of
+// which that of the row is one for 32 pairs.
 #pragma once
 
 #include "common/abi.h"

@@ -46,8 +46,6 @@ pub struct Need {
     pub floor: u64,
     /// Sectors that the tiling asks for more often than once, on top of the floor.
     pub again: u64,
-    /// No formula says how often sectors are asked for: the requests are not checked.
-    pub unstated: bool,
     /// Work of the tensor cores.
     pub tensor_flops: u64,
     /// Wavefronts of shared memory that conflicts may cost outside of main loops.
@@ -104,23 +102,12 @@ impl Lab {
         self.device.zeros(shape)
     }
 
-    /// An even routing: segments are whole tiles, tokens of a cluster and slots of an expert interleaved.
+    /// The plan of the shape's routing.
     pub fn plan(&self, s: &Shape) -> Result<Plan> {
-        let cluster: Vec<u32> = (0..s.tokens).map(|t| (t % s.clusters) as u32).collect();
         let mut plan = Plan::new(s.tokens, s.topk, s.experts, s.clusters)?;
-        plan.build(&cluster, &self.experts(s))?;
+        plan.build(&s.clusters_of_tokens(), &s.experts_of_slots())?;
         plan.upload(&self.cuda)?;
         Ok(plan)
-    }
-
-    /// The experts of that routing, `[tokens, topk]`.
-    pub fn experts(&self, s: &Shape) -> Vec<u32> {
-        let per = s.experts / s.clusters;
-        let expert = |c: usize| {
-            let (token, slot) = (c / s.topk, c % s.topk);
-            (token % s.clusters * per + (token / s.clusters + slot) % per) as u32
-        };
-        (0..s.tokens * s.topk).map(expert).collect()
     }
 
     /// Runs an operation and counts.
@@ -131,6 +118,8 @@ impl Lab {
     /// As `measure`, where what is needed depends on the kernels that the operation chooses, given by name.
     pub fn measure_tiled<O: Op>(&self, s: &Shape, need: impl FnOnce(&[&str]) -> Need, op: O) -> Result<Row> {
         let (bytes, flops) = (op.bytes(), op.flops());
+        self.cuda.synchronize()?;
+        self.counts()?; // of what made the operands
         self.device.run(op)?;
         self.cuda.synchronize()?;
         let counts = self.counts()?;
@@ -144,7 +133,7 @@ impl Lab {
             distinct: sum("distinct_read_sectors") + sum("distinct_written_sectors"),
             floor: need.floor,
             requested: sum("global_sectors"),
-            implied: if need.unstated { 0 } else { need.floor + need.again },
+            implied: need.floor + need.again,
             tensor_flops: sum("tensor_flops"),
             ideal_flops: need.tensor_flops,
             wavefronts: sum("shared_wavefronts"),
@@ -176,6 +165,11 @@ fn wave(i: u32) -> f32 {
 pub trait Sectors {
     /// Their number.
     fn sectors(&self) -> u64;
+}
+
+/// Sectors of so many values of 32 bits.
+pub fn words(count: usize) -> u64 {
+    (count as u64 * 4).div_ceil(SECTOR)
 }
 
 impl<T: Plain, const N: usize> Sectors for Tensor<T, N> {

@@ -90,6 +90,15 @@ __device__ const T* row_from(const T* base, uint64_t stride_bytes, uint32_t row)
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(base) + row * stride_bytes);
 }
 
+/// Where in a tile chunk `threadIdx.x + i THREADS` lies, in elements. The permutation of a tile repeats every 8 rows, so
+/// mostly a thread's first chunk says where the others are.
+template <class Into, uint32_t THREADS>
+__device__ uint32_t place_of(uint32_t i) {
+    constexpr uint32_t STEP = THREADS / Into::CHUNKS;  // rows between two chunks of a thread
+    const uint32_t row = threadIdx.x / Into::CHUNKS, chunk = threadIdx.x % Into::CHUNKS;
+    return STEP % 8 == 0 ? Into::offset(row, chunk) + i * STEP * Into::COLS : Into::offset(row + i * STEP, chunk);
+}
+
 /// Brings an operand to shared memory, a stage at a time. `EXTENT` is the tile's M or N.
 template <class G, Lies LIES, uint32_t EXTENT, class Rows>
 struct Copier;
@@ -126,14 +135,14 @@ struct Copier<G, Lies::K_LAST, EXTENT, Rows> {
 
     /// The next `G::K` columns; zeros beyond the operand.
     __device__ void copy(Into& to) {
-        const uint32_t chunk = threadIdx.x % Into::CHUNKS;
 #pragma unroll
         for (uint32_t i = 0; i < COUNT; ++i) {
             if (EXTENT % STEP == 0 || row(i) < EXTENT) {
+                T* chunk = to.at + place_of<Into, G::THREADS>(i);
                 if constexpr (G::ALIGNED) {
-                    copy_whole_chunk(to.chunk(row(i), chunk), from[i], left != 0);
+                    copy_whole_chunk(chunk, from[i], left != 0);
                 } else {
-                    copy_chunk<false>(to.chunk(row(i), chunk), from[i], left);
+                    copy_chunk<false>(chunk, from[i], left);
                 }
             }
             from[i] += G::K;
@@ -178,7 +187,7 @@ struct Copier<G, Lies::K_FIRST, EXTENT, Rows> {
 #pragma unroll
         for (uint32_t i = 0; i < COUNT; ++i) {
             const uint32_t row = threadIdx.x / Into::CHUNKS + i * STEP;
-            T* chunk = to.chunk(row, threadIdx.x % Into::CHUNKS);
+            T* chunk = to.at + place_of<Into, G::THREADS>(i);
             const T* at = from;
             if constexpr (Rows::GATHERED) {
                 at = row_from(from, stride, __shfl_sync(ALL_LANES, found, row));

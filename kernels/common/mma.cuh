@@ -34,7 +34,9 @@ struct alignas(128) Tile {
 
     /// Where chunk `chunk` of row `row` lies, in elements.
     static __device__ uint32_t offset(uint32_t row, uint32_t chunk) {
-        return row * COLS + (chunk ^ turn(row)) * WIDTH;
+        // In wide rows eight chunks at a time change places: the number of the eight is an offset.
+        constexpr uint32_t LOW = CHUNKS >= 8 ? 7 : CHUNKS - 1;
+        return row * COLS + (chunk & ~LOW) * WIDTH + ((chunk & LOW) ^ turn(row)) * WIDTH;
     }
 
     __device__ T* chunk(uint32_t row, uint32_t chunk) {
@@ -109,7 +111,7 @@ struct Mma {
     template <class S>
     static __device__ A load_a(const S& tile, uint32_t row, uint32_t k) {
         A a;
-        ldmatrix_x4(a.at, shared_address(tile.chunk(lane_id() % 16, k / 8 + lane_id() / 16) + row * S::COLS));
+        ldmatrix_x4(a.at, shared_address(tile.chunk(lane_id() % 16, k / 8 | lane_id() / 16) + row * S::COLS));
         return a;
     }
 

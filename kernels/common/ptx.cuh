@@ -44,6 +44,16 @@ __device__ inline void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+/// Sixteen bytes, aligned, of shared memory: in one instruction even where the compiler would load the parts one by one.
+__device__ inline uint4 ld_shared_v4(uint32_t from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(from)
+                 : "memory");
+    return v;
+}
+
 /// Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and
 /// gets elements (l / 4, 2 (l % 4)) and the next of each.
 __device__ inline void ldmatrix_x4(uint32_t (&to)[4], uint32_t from) {
@@ -109,6 +119,17 @@ __device__ inline float ex2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+/// A value that the compiler takes as it is: mixed with what uses it, a part of it would be computed again for each use.
+template <class T>
+__device__ T settled(T value) {
+    if constexpr (sizeof(T) == 8) {
+        asm volatile("" : "+l"(value));
+    } else {
+        asm volatile("" : "+r"(value));
+    }
+    return value;
 }
 
 /// Bit by bit, `TABLE` at (a, b, c): a stands for 0xf0, b for 0xcc, c for 0xaa.

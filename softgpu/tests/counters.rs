@@ -52,6 +52,17 @@ fn strides_touch_a_sector_each() {
 }
 
 #[test]
+fn copies_of_nothing_read_nothing() {
+    // Odd threads copy 16 bytes each, even ones write zeros: a sector for two threads.
+    let c = count(
+        ".shared .align 16 .b8 room[1024]; mov.u32 %r10, room; mad.lo.s32 %r11, %r3, 16, %r10;\n\
+         and.b32 %r12, %r3, 1; shl.b32 %r12, %r12, 4; mul.wide.u32 %rd10, %r3, 16; add.s64 %rd11, %rd0, %rd10;\n\
+         cp.async.cg.shared.global [%r11], [%rd11], 16, %r12; cp.async.wait_all;",
+    );
+    assert_eq!(sectors(&c), [64, 32, 0]);
+}
+
+#[test]
 fn banks_that_conflict_cost_wavefronts() {
     let store = |stride: u32| {
         count(&format!(

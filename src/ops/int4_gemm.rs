@@ -7,9 +7,9 @@ use super::Op;
 use super::grouped_gemm_launch::SegmentAddresses;
 #[cfg(feature = "cuda")]
 use super::int4::weights_of;
-#[cfg(feature = "cuda")]
-use super::int4_gemm_form::{COLUMNS, LAUNCH, REDUCE, padded, row_tiles};
 use super::int4_gemm_form::{Form, dequantised_len, form};
+#[cfg(feature = "cuda")]
+use super::int4_gemm_form::{LAUNCH, REDUCE, padded, row_tiles};
 #[cfg(feature = "cuda")]
 use super::{DequantizeInt4, GroupedGemm, GroupedGemmDgrad};
 use crate::cpu::gemm::{Mat, multiply};
@@ -28,8 +28,9 @@ use crate::view::{View, ViewMut};
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`, the weights in INT4: the matrix product of one group, or that of
 /// many experts.
 ///
-/// The weights count as what [`DequantizeInt4`](super::DequantizeInt4) writes in `T`. On a CUDA device they are
-/// dequantised on their way to the tensor cores, or, from a mean of 256 rows a group on, once into the workspace.
+/// The weights count as `scale (q - zero)`, not rounded. On a CUDA device they are dequantised on their way to the tensor
+/// cores; from a mean of 256 rows a group on it is done once, into the workspace, and they count as what
+/// [`DequantizeInt4`](super::DequantizeInt4) writes in `T`.
 #[derive(Debug)]
 pub struct Int4Gemm<'a, T> {
     /// `[rows, in]`, sorted by group; `[tokens, in]` if the segments gather it.
@@ -46,7 +47,8 @@ pub struct Int4Gemm<'a, T> {
     pub accumulate: bool,
 }
 
-/// Gradient of [`Int4Gemm`] with respect to its input: `dx[p] = dy[p] w_g`. Weights in INT4 have no gradient.
+/// Gradient of [`Int4Gemm`] with respect to its input: `dx[p] = dy[p] w_g`. Weights in INT4 have no gradient, and count as
+/// what [`DequantizeInt4`](super::DequantizeInt4) writes in `T`.
 #[derive(Debug)]
 pub struct Int4GemmDgrad<'a, T> {
     /// `[rows, out]`, sorted by group.
@@ -144,7 +146,7 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
         let (input, steps) = (self.x.dim(1), 0..self.w.layout().steps());
         for_bands(self.y, self.segments, |group, rows, band, y| {
             scratch::with([band.len() * input], |[w]| {
-                vectorize!(|| unpack::<T, f32>(&self.w, group, band.clone(), steps.clone(), w, input));
+                vectorize!(|| unpack::<f32, f32>(&self.w, group, band.clone(), steps.clone(), w, input));
                 let w = View::front(w, [band.len(), input]);
                 multiply(y, self.accumulate, Mat::rows_of(self.x, self.segments, rows), Mat::t(w));
             });
@@ -178,7 +180,8 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
         let facts = LAUNCH[T::DTYPE as usize][tile.ilog2() as usize - 4];
         let variant = &facts["moe_int4_gemm_launch_".len()..];
         let kernel = Kernel { image: &images::INT4_GEMM, name: Self::NAME, tile: facts };
-        let tiles = row_tiles(rows, shape[0], tile) * outputs.div_ceil(COLUMNS);
+        let columns = device.tile(kernel)?.columns as usize;
+        let tiles = row_tiles(rows, shape[0], tile) * outputs.div_ceil(columns);
         let blocks = tiles.min(device.resident(kernel, variant)?);
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`), as is the workspace.
         unsafe { device.launch(kernel, variant, [blocks, splits, 1], &params) }?;

@@ -6,10 +6,10 @@ use crate::elem::Elem;
 
 /// Mean rows of a group from which on dequantising once pays.
 const ONCE: usize = 256;
-/// Columns of a tile of the kernel.
-pub(super) const COLUMNS: usize = 128;
-/// Depth of a stage of the kernel.
-const DEPTH: usize = 64;
+/// Columns of a tile of the kernel for few rows, and of the others, in 16-bit elements.
+const COLUMNS: [usize; 2] = [256, 128];
+/// Least depth of a part: a few stages, to fill the ring.
+const DEPTH: usize = 256;
 /// Blocks that keep the multiprocessors of a large device busy.
 const BUSY: usize = 512;
 /// Most parts of a split depth.
@@ -36,9 +36,9 @@ pub(super) fn form(rows: usize, [groups, out, input]: [usize; 3]) -> Form {
         17..=32 => 32,
         _ => 64,
     };
-    let tiles = row_tiles(rows, groups, tile) * out.div_ceil(COLUMNS);
-    // Each part has a few stages to fill its ring; and the sums of all parts, written and read, stay below the weights.
-    let splits = (BUSY / tiles.max(1)).min(input / (4 * DEPTH)).min(input / (16 * mean));
+    let tiles = row_tiles(rows, groups, tile) * out.div_ceil(COLUMNS[usize::from(tile > 16)]);
+    // The sums of all parts, written and read, stay below the weights.
+    let splits = (BUSY / tiles.max(1)).min(input / DEPTH).min(input / (16 * mean));
     Form::Fused { tile, splits: splits.clamp(1, SPLITS) }
 }
 
@@ -95,7 +95,7 @@ mod tests {
             (255, [1, 4096, 4096], fused(64, 1)),
             (256, [1, 4096, 4096], Form::Once),
             // Experts.
-            (16, [128, 1536, 2048], fused(16, 2)),
+            (16, [128, 1536, 2048], fused(16, 5)),
             (2048, [128, 1536, 2048], fused(16, 1)),
             (128 * 256, [128, 1536, 2048], Form::Once),
             // Nothing to split, nothing at all.

@@ -2,9 +2,11 @@
 
 mod attention;
 mod compressed;
-mod experts;
 mod products;
+mod residuals;
+mod routing;
 mod rowwise;
+mod similar;
 mod sorted;
 mod training;
 
@@ -24,8 +26,10 @@ pub fn all(lab: &Lab, s: &Shape) -> Result<Vec<Row>> {
         training::CASES,
         attention::CASES,
         products::CASES,
-        experts::CASES,
+        routing::CASES,
+        residuals::CASES,
         compressed::CASES,
+        similar::CASES,
     ];
     families.concat().iter().map(|case| case(lab, s)).collect()
 }
@@ -33,11 +37,6 @@ pub fn all(lab: &Lab, s: &Shape) -> Result<Vec<Row>> {
 /// Everything once, nothing again.
 fn once(floor: u64) -> Need {
     Need { floor, ..Need::default() }
-}
-
-/// The floor alone: no formula says what the tiling asks for again.
-fn floor(floor: u64) -> Need {
-    Need { floor, unstated: true, ..Need::default() }
 }
 
 /// Sectors that `count` separate reads of a 32-bit value ask for beyond those that the values lie in.

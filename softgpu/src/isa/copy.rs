@@ -65,7 +65,9 @@ impl Issue {
         let ignored = self.ignore.map_or(0, |p| s.pred(p));
         let wanted = self.read.map(|r| s.warp.registers.r[r.0 as usize]);
         let manner = Manner::weak(size);
-        s.count_request(Space::Global, &from, mask & !ignored, size);
+        let none =
+            wanted.map_or(0, |n| lanes(mask).filter(|&lane| n[lane] == 0).fold(0, |m, lane| m | 1 << lane));
+        s.count_request(Space::Global, &from, mask & !ignored & !none, size);
         for lane in lanes(mask) {
             let read = match wanted {
                 Some(n) => (n[lane] as usize).min(size),

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::softgpu::{library_path, put_driver_in_place};
 use crate::toolkit::Toolkit;
 use crate::{cargo, paths, run};
-use machine_code::MachineCode;
+use machine_code::{Faults, MachineCode};
 
 /// Checks the kernels against their limits: memory, tensor cores and shared memory by the exact counts of softgpu,
 /// registers, spills, occupancy and main loops by their machine code for sm_80.
@@ -46,7 +46,7 @@ impl Limits {
 
         println!("-- machine code for sm_80");
         let code = MachineCode::of(&tools, &images)?;
-        let mut broken = code.check();
+        let Faults { missed, mut broken } = code.check();
         let mut counted = Ok(());
         if !self.machine_code {
             println!("-- counts, by softgpu");
@@ -59,6 +59,9 @@ impl Limits {
             broken.extend(occupancy::check(&code, &launches)?);
             println!("-- bounds at the shapes of published figures");
             peers::print();
+        }
+        for line in &missed {
+            println!("MISSED: {line}");
         }
         for line in &broken {
             println!("ABOVE ITS LIMIT: {line}");
