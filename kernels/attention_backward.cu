@@ -72,7 +72,7 @@ __device__ float dot_of_row(const S& tile, uint32_t row, const Rows<const T>& fr
     for (uint32_t chunk = lane_id() % 4; index < from.count && chunk < S::CHUNKS; chunk += 4) {
         const uint32_t width = from.in_chunk(chunk);
         const T* at = from.row(index) + chunk * S::WIDTH;
-        const Vec<T, WIDE<T>> a = load<WIDE<T>>(tile.chunk(row, chunk));
+        const auto a = bits_as<Vec<T, WIDE<T>>>(ld_shared_v4(shared_address(tile.chunk(row, chunk))));
         Vec<T, WIDE<T>> b = {};
         if (from.wide && width != 0) {
             b = load<WIDE<T>>(at);

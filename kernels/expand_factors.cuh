@@ -33,7 +33,7 @@ __device__ void fill_ranks(Tile<T, 16, RANKS>& tile, const T* from, uint32_t cou
         for (uint32_t j = 0; j < WIDE<T>; ++j) {
             part.at[j] = v[i + j];
         }
-        store(tile.chunk(row, (first + i) / WIDE<T>), part);
+        st_shared_v4(shared_address(tile.chunk(row, (first + i) / WIDE<T>)), bits_as<uint4>(part));
     }
 }
 
@@ -60,7 +60,7 @@ __device__ void store_strip(Tile<T, 16, STRIP>& tile, uint32_t half, const float
             v.at[j] = rounded<T>(x[i + j]);
         }
         const uint32_t column = lane_id() % 4 * LANE + i;
-        store(tile.chunk(lane_id() / 4 + half * 8, column / WIDE<T>), v);
+        st_shared_v4(shared_address(tile.chunk(lane_id() / 4 + half * 8, column / WIDE<T>)), bits_as<uint4>(v));
     }
 }
 

@@ -255,7 +255,8 @@ struct StripWeights<G, BLOCK, F32> {
     __device__ StripWeights(const Int4Weights& w, Int4Layout layout, uint32_t group, uint32_t strip, uint32_t stage)
         : symmetric(w.zeros == 0), mask((1u << w.shift) - 1), step(stage * G::STEPS), steps(layout.steps) {
         blocks = w.blocks - (step >> w.shift);
-        const uint64_t quad = scale_index(w, layout, group, strip, step >> w.shift) / 4 + lane_id() / 4;
+        const uint64_t row = scale_index(w, layout, group, min(strip, layout.strips - 1), step >> w.shift);
+        const uint64_t quad = row / 4 + lane_id() / 4;
         scale = array_of<const uint2>(w.scales) + quad;
         zero = array_of<const uint32_t>(w.zeros) + quad;
         fetch();

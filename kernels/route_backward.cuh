@@ -251,9 +251,9 @@ __device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint3
 #pragma unroll
         for (uint32_t n = 0; n < 4; ++n) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
+            for (int i = 0; i < 4; i += 2) {
                 const uint32_t r = warp_row + m * 16 + Sums::row(i), at = warp_column + n * 8 + Sums::col(i);
-                smem.sums.element(r, at) = sums[m][n].at[i];
+                store(&smem.sums.element(r, at), Vec<float, 2>{sums[m][n].at[i], sums[m][n].at[i + 1]});
             }
         }
     }

@@ -159,6 +159,7 @@ struct Copier<G, Lies::K_FIRST, EXTENT, Rows> {
     static constexpr uint32_t COUNT = G::K / STEP;
     static_assert(COUNT * STEP == G::K && G::K <= WARP, "threads tile the stage, lanes its rows");
 
+    uint32_t place = settled(place_of<Into, G::THREADS>(0));  // of this thread's first chunk in a stage
     Rows of;
     const T* from;     // this thread's column of row 0 of the operand, or, not gathered, of its next row
     uint64_t stride;   // in bytes; not gathered, of STEP rows
@@ -177,6 +178,7 @@ struct Copier<G, Lies::K_FIRST, EXTENT, Rows> {
         if constexpr (Rows::GATHERED) {
             look_ahead();
         } else {
+            left = G::ALIGNED && columns == 0 ? 0 : left;  // one thing less to ask about a chunk
             from = row_from(from, stride, first + threadIdx.x / Into::CHUNKS);
             stride *= STEP;
         }
@@ -187,7 +189,7 @@ struct Copier<G, Lies::K_FIRST, EXTENT, Rows> {
 #pragma unroll
         for (uint32_t i = 0; i < COUNT; ++i) {
             const uint32_t row = threadIdx.x / Into::CHUNKS + i * STEP;
-            T* chunk = to.at + place_of<Into, G::THREADS>(i);
+            T* chunk = to.at + (STEP % 8 == 0 ? place + i * STEP * Into::COLS : place_of<Into, G::THREADS>(i));
             const T* at = from;
             if constexpr (Rows::GATHERED) {
                 at = row_from(from, stride, __shfl_sync(ALL_LANES, found, row));
@@ -195,7 +197,7 @@ struct Copier<G, Lies::K_FIRST, EXTENT, Rows> {
                 from = row_from(from, stride, 1);
             }
             if constexpr (G::ALIGNED) {
-                copy_whole_chunk(chunk, at, row < left && columns != 0);
+                copy_whole_chunk(chunk, at, row < left && (!Rows::GATHERED || columns != 0));
             } else {
                 copy_chunk<false>(chunk, at, row < left ? columns : 0);
             }

@@ -54,6 +54,11 @@ __device__ inline uint4 ld_shared_v4(uint32_t from) {
     return v;
 }
 
+/// As ld_shared_v4, the other way.
+__device__ inline void st_shared_v4(uint32_t to, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 /// Four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8 (16 bytes, aligned) and
 /// gets elements (l / 4, 2 (l % 4)) and the next of each.
 __device__ inline void ldmatrix_x4(uint32_t (&to)[4], uint32_t from) {

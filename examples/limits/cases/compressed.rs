@@ -82,10 +82,12 @@ fn product(lab: &Lab, s: &Shape, rows: usize) -> Result<Row> {
     let partial = (room / (rows * out) * rows * out * 4 / 32) as u64;
     let column_tiles = out.div_ceil(if rows == 16 { 256 } else { 128 }) as u64;
     let spans = if rows == 64 { 2 } else { 1 }; // of a block
+    // Work on tensor cores is held against the ideal where stages are whole.
+    let whole = s.hidden.is_multiple_of(if rows == 64 { 64 } else { 128 });
     let need = Need {
         floor: x.sectors() + y.sectors() + w.sectors() + 2 * partial,
         again: (column_tiles - 1) * x.sectors() + (spans - 1) * w.codes + partial,
-        tensor_flops: 2 * (rows * out * s.hidden) as u64,
+        tensor_flops: if whole { 2 * (rows * out * s.hidden) as u64 } else { 0 },
         ..Need::default()
     };
     let op = Int4Gemm {

@@ -1,5 +1,7 @@
 //! From tokens to sorted choices: routing, plans, centroids. The formulas for requests are those of the kernels' headers.
 
+use std::collections::BTreeSet;
+
 use trimoe::ops::{BuildPlan, CentroidEma, Route, RouteBackward, RouteLoss, RouteMode, Routing};
 use trimoe::{Plan, Result, Tensor, bf16};
 
@@ -160,19 +162,34 @@ fn build_plan(lab: &Lab, s: &Shape) -> Result<Row> {
     lab.measure_tiled(
         s,
         |kernels| {
-            // One block has a warp for an eighth of the tokens; else each has as many that there are 1,024 counts a group
-            // at most, which lie in memory between the kernels.
+            // One block has eight warps; else a warp has 128 tokens, and counts lie in memory between the kernels.
             let three = kernels.len() > 1;
-            let units = if three { s.tokens.div_ceil(32).min(1024) } else { 8 };
+            let units = if three { s.tokens.div_ceil(128) } else { 8 };
             let counts = if three { words(units * (groups + 1)) } else { 0 };
             let rows_of_counts = if three { units as u64 * (words(groups) + 2 * lanes) } else { 0 };
             let floor = (if three { 4 } else { 3 }) * ids + 2 * offsets + 1 + 4 * counts;
             let reads_of_offsets = units as u64 * (offsets + lanes);
             let requested = 3 * ids + scattered + offsets + 1 + reads_of_offsets + 4 * rows_of_counts;
-            Need { floor, again: requested.saturating_sub(floor), ..Need::default() }
+            Need {
+                floor,
+                again: requested.saturating_sub(floor),
+                spare_wavefronts: 2 * meetings(&experts, s.clusters),
+                ..Need::default()
+            }
         },
         op,
     )
+}
+
+/// Wavefronts that the counters of 32 choices in a row cost beyond the first, summed up: those of groups that are a multiple
+/// of 32 apart share a bank, and which groups are chosen together is the data's.
+fn meetings(ids: &[u32], first: usize) -> u64 {
+    let of_step = |step: &[u32]| {
+        let mut banks = [0u64; 32];
+        BTreeSet::from_iter(step).iter().for_each(|&&id| banks[(first + id as usize) % 32] += 1);
+        banks.iter().max().map_or(0, |most| most - 1)
+    };
+    ids.chunks(32).map(of_step).sum()
 }
 
 /// Sectors that 32 choices in a row have to write their numbers to, summed up: their rows in the order of groups.

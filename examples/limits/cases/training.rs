@@ -70,7 +70,7 @@ fn embedding_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let different: BTreeSet<u32> = ids.to_vec()?.into_iter().collect();
     let need = Need {
         floor: dy.sectors() + ids.sectors() + 2 * (different.len() * s.hidden * 4 / 32) as u64,
-        again: s.tokens as u64 * (ids.sectors() + 12),
+        again: (s.hidden.div_ceil(1024) * s.tokens) as u64 * (ids.sectors() + 12),
         ..Need::default()
     };
     let dtable = dtable.view_mut();
