@@ -29,6 +29,31 @@ fn training_in_two_parts_is_training_in_one_to_the_bit() {
 }
 
 #[test]
+fn a_run_continues_to_the_bit_from_either_side_of_a_regrouping() {
+    let args = ["--cluster-every", "2", "--burn-in", "2", "--cluster-gain", "0", "--cluster-error", "9"];
+    // Centroids of one batch are noise: there is something to regroup.
+    let noise = ["--cluster-alpha", "0", "--centroid-rate", "1", "--experts", "8", "--balance", "bias"];
+    let args = [&args[..], &noise].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    train(&whole, 8, &args).ok();
+    let events: Vec<_> =
+        metrics(&whole).iter().flat_map(|m| m["clustering"].as_array().cloned()).flatten().collect();
+    assert_eq!(events.len(), 4, "after steps 2, 4, 6 and 8");
+    assert!(events.iter().any(|event| event["result"] == "accepted"), "{events:?}");
+    for stop in 1..8 {
+        let parts = dir.path().join(format!("stopped-{stop}"));
+        train(&parts, 8, &[&args[..], &["--stop-at", &stop.to_string()]].concat()).ok();
+        trimoe(&["train", "--resume", "--out", text(&parts)]).ok();
+        let [whole_last, parts_last] = [&whole, &parts].map(|run| checkpoints(run).pop().unwrap());
+        for (a, b) in contents(&whole_last).into_iter().zip(contents(&parts_last)) {
+            assert!(a == b, "{} differs after stopping at {stop}", a.0);
+        }
+        assert_eq!(metrics(&whole), metrics(&parts));
+    }
+}
+
+#[test]
 fn flags_win_over_the_file_and_the_file_over_the_preset() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.toml");

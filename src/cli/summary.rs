@@ -30,14 +30,25 @@ pub(crate) struct Summary {
     pub ppl_subword: Option<f64>,
     /// Standard deviation over mean of slots per expert over the evaluation text, averaged over layers.
     pub load_cv: Option<f64>,
+    /// The largest of any layer.
+    pub load_cv_worst: Option<f64>,
+    /// Attempts to regroup the experts of a layer that were accepted.
+    pub regroupings_accepted: usize,
+    /// Attempts to regroup the experts of a layer.
+    pub regroupings: usize,
+    /// Share of the training time that the attempts took.
+    pub clustering_share: f64,
     /// Peak resident bytes, pages of mapped files left out; `None` where the system does not say.
     pub peak_bytes: Option<u64>,
     /// Bytes of weights, gradients and optimiser state.
     pub state_bytes: u64,
     /// Bytes of activations kept from forward to backward.
     pub activation_bytes: u64,
-    /// Expected bytes between ranks per token, all layers, dispatch and return; see `train::exchange`.
+    /// Bytes between ranks per token, all layers, dispatch and return; see `train::exchange`: of the evaluation text's choices,
+    /// else expected under uniform routing.
     pub all_to_all_bytes_per_token: f64,
+    /// The same where a token travels once to each distinct rank among its flat experts.
+    pub all_to_all_bytes_per_rank: Option<f64>,
     /// Seconds of all training steps.
     pub seconds: f64,
     /// Optimiser steps.
@@ -76,6 +87,8 @@ pub(crate) fn compare_table(runs: &[Summary]) -> Table {
         "loss",
         "ppl",
         "load CV",
+        "worst",
+        "regrouped",
         "peak",
         "a2a B/tok",
         "time",
@@ -90,6 +103,12 @@ pub(crate) fn compare_table(runs: &[Summary]) -> Table {
             format!("{:.4}", run.train_loss),
             maybe(run.ppl_word, |ppl| if ppl < 1000.0 { format!("{ppl:.2}") } else { format!("{ppl:.0}") }),
             maybe(run.load_cv, |cv| format!("{cv:.3}")),
+            maybe(run.load_cv_worst, |cv| format!("{cv:.3}")),
+            if run.regroupings == 0 {
+                "-".into()
+            } else {
+                format!("{}/{}", run.regroupings_accepted, run.regroupings)
+            },
             maybe(run.peak_bytes, bytes),
             format!("{:.0}", run.all_to_all_bytes_per_token),
             format!("{:.1} s", run.seconds),

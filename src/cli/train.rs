@@ -18,6 +18,7 @@ use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
 use crate::train::config::{ModelConfig, Precision, TrainConfig};
 use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
+use crate::train::exchange::Exchange;
 use crate::train::generate::{Sampling, generate};
 use crate::train::memory::PeakMemory;
 use crate::train::trainer::Trainer;
@@ -110,9 +111,7 @@ impl Plan {
 
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
         if let Some(checkpoint) = &start {
-            checkpoint.load_weights(trainer.model_mut().params_mut())?;
-            checkpoint.load_optimizer(trainer.model_mut().params_mut())?;
-            trainer.set_step_count(checkpoint.position().step);
+            checkpoint.load_trainer(&mut trainer)?;
         }
         let config = options.resolved(&model, &train)?.to_toml()?;
         let config_path = out.join("config.toml");
@@ -181,12 +180,13 @@ impl<T: Elem> Session<T> {
         while self.trainer.step_count() < last && !interrupt::asked() {
             let (batches, done) = (&self.batches, self.trainer.step_count());
             let report = self.trainer.step(|micro, ids| batches.fill(done, micro, ids))?;
-            let line = Line::from(&report);
+            let line = Line::from(report);
+            let step = line.step;
             progress.step(&line);
             self.metrics.push(line)?;
-            if report.step % save_every == 0 {
+            if step % save_every == 0 {
                 self.save()?;
-                saved = report.step;
+                saved = step;
             }
         }
         progress.finish();
@@ -202,8 +202,7 @@ impl<T: Elem> Session<T> {
         let position = Position { step, tokens: step * train.tokens_per_step(model.seq) };
         let tokenizer = self.language.tokenizer_path();
         let keep = self.options.keep.unwrap_or(2);
-        let path =
-            self.run.save(self.trainer.model().params(), &self.description, tokenizer, position, keep)?;
+        let path = self.run.save(&self.trainer, &self.description, tokenizer, position, keep)?;
         tracing::info!("saved {}", path.display());
         Ok(())
     }
@@ -219,6 +218,11 @@ impl<T: Elem> Session<T> {
             "train loss {:.4}, mean of the last tenth of the steps",
             self.metrics.final_loss()
         ))?;
+        let (accepted, attempts) = self.metrics.regroupings();
+        if attempts > 0 {
+            let share = 100.0 * self.metrics.clustering_share();
+            say(format_args!("regroupings: {accepted} of {attempts} accepted, {share:.2} % of the time"))?;
+        }
         let evaluated = match &evaluation {
             Some(text) => {
                 let report = evaluate(self.trainer.model_mut(), &text.windows, train.batch, temperature)?;
@@ -241,6 +245,9 @@ impl<T: Elem> Session<T> {
     fn summary(&self, evaluated: Option<&EvalReport>, peak_bytes: Option<u64>) -> Result<Summary> {
         let Description { model, train, .. } = &self.description;
         let accounting = Accounting::new(model, train.precision)?;
+        let costs = || evaluated.iter().flat_map(|e| &e.traffic);
+        let traffic = |of| costs().find(|cost| cost.exchange == of).map(|cost| cost.bytes_per_token);
+        let measured = costs().next().map(|cost| cost.bytes_per_token);
         Ok(Summary {
             variant: model.ffn,
             params_total: accounting.params_total,
@@ -251,10 +258,15 @@ impl<T: Elem> Session<T> {
             ppl_word: evaluated.map(|e| e.perplexity().word),
             ppl_subword: evaluated.map(|e| e.perplexity().subword),
             load_cv: evaluated.map(|e| e.load.cv()),
+            load_cv_worst: evaluated.map(|e| e.load.worst_cv()),
+            regroupings_accepted: self.metrics.regroupings().0,
+            regroupings: self.metrics.regroupings().1,
+            clustering_share: self.metrics.clustering_share(),
             peak_bytes,
             state_bytes: self.trainer.state_bytes(),
             activation_bytes: self.trainer.model().activation_bytes(),
-            all_to_all_bytes_per_token: accounting.all_to_all_bytes_per_token(),
+            all_to_all_bytes_per_token: measured.unwrap_or_else(|| accounting.all_to_all_bytes_per_token()),
+            all_to_all_bytes_per_rank: traffic(Exchange::FlatPerRank),
             seconds: self.metrics.seconds(),
             steps: train.steps,
         })

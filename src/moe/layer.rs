@@ -207,6 +207,15 @@ impl<T: Elem> Saved<T> {
         }
     }
 
+    /// The order of the last forward's choices; `None` when dense.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            Saved::Dense(_) => None,
+            Saved::Flat(saved) => Some(&saved.plan),
+            Saved::Clustered(saved) => Some(&saved.plan),
+        }
+    }
+
     /// Reads the sums over the last forward's tokens; `None` when dense. Waits for a CUDA device.
     pub fn stats(&self) -> Result<Option<RouteStats>> {
         self.routing().map(Routing::stats).transpose()

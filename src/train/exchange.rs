@@ -86,24 +86,9 @@ impl Exchange {
     /// Traffic of measured choices: `choices` holds `topk` expert ids per token (of all clusters, row-major),
     /// for one layer; the tokens start on the ranks in equal, contiguous shares.
     pub fn measured(self, model: &ModelConfig, choices: &[u32]) -> ExchangeCost {
-        let ranks = Self::ranks(model);
-        let tokens = choices.len() / model.topk.max(1);
-        let (mut rows, mut slots) = (0u64, 0u64);
-        for (token, chosen) in choices.chunks_exact(model.topk.max(1)).enumerate() {
-            let home = token * ranks / tokens;
-            let mut reached = 0u8; // At most 8 ranks: one bit each.
-            for &expert in chosen {
-                let rank = rank_of(expert as usize, model, ranks);
-                if rank != home {
-                    slots += 1;
-                    reached |= 1 << rank;
-                }
-            }
-            rows += u64::from(reached.count_ones());
-        }
-        let per_token = |n: u64| n as f64 / tokens.max(1) as f64;
-        let rows = if self == Exchange::Flat { slots } else { rows };
-        self.cost(model, per_token(rows), per_token(slots))
+        let mut traffic = Traffic::default();
+        traffic.add(model, choices);
+        self.cost(model, traffic.rows(self), traffic.slots())
     }
 
     /// `rows` dispatched and `slots` (token, expert) pairs on other ranks, both per token and layer.
@@ -113,6 +98,53 @@ impl Exchange {
         let bytes_per_layer = 2.0 * rows * row_bytes + slots * slot_bytes;
         let bytes_per_token = bytes_per_layer * model.layers as f64;
         ExchangeCost { exchange: self, rows_per_layer: rows, bytes_per_layer, bytes_per_token }
+    }
+}
+
+/// Rows and slots of measured choices, summed over batches and layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    tokens: u64,
+    /// (token, expert) pairs on other ranks, and distinct ranks of them.
+    slots: u64,
+    ranks: u64,
+}
+
+impl Traffic {
+    /// Adds the choices of one batch and layer, as [`Exchange::measured`] takes them.
+    pub fn add(&mut self, model: &ModelConfig, choices: &[u32]) {
+        let ranks = Exchange::ranks(model);
+        let tokens = choices.len() / model.topk.max(1);
+        for (token, chosen) in choices.chunks_exact(model.topk.max(1)).enumerate() {
+            let home = token * ranks / tokens;
+            let mut reached = 0u8; // At most 8 ranks: one bit each.
+            for &expert in chosen {
+                let rank = rank_of(expert as usize, model, ranks);
+                if rank != home {
+                    self.slots += 1;
+                    reached |= 1 << rank;
+                }
+            }
+            self.ranks += u64::from(reached.count_ones());
+        }
+        self.tokens += tokens as u64;
+    }
+
+    /// Traffic per token of the exchanges that `model` can use, in the order of [`Exchange::of`].
+    pub fn costs(&self, model: &ModelConfig) -> Vec<ExchangeCost> {
+        Exchange::of(model).iter().map(|e| e.cost(model, self.rows(*e), self.slots())).collect()
+    }
+
+    fn rows(&self, exchange: Exchange) -> f64 {
+        if exchange == Exchange::Flat { self.slots() } else { self.per_token(self.ranks) }
+    }
+
+    fn slots(&self) -> f64 {
+        self.per_token(self.slots)
+    }
+
+    fn per_token(&self, n: u64) -> f64 {
+        n as f64 / self.tokens.max(1) as f64
     }
 }
 

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::config::{FfnKind, ModelConfig};
-use super::param::{Param, Piece};
+use super::param::{Buffer, Param, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
@@ -85,6 +85,24 @@ pub(super) fn build<T: Elem>(
     specs(config).into_iter().map(allocate).collect()
 }
 
+/// The selection biases of the routers, zero: none when dense.
+pub(super) fn biases(config: &ModelConfig, device: &Device) -> Result<Vec<Buffer>> {
+    let (layer, experts) = (config.layer(), config.experts);
+    if layer.kind == FfnKind::Dense {
+        return Ok(Vec::new());
+    }
+    let levels = layer.shape.logits() - experts;
+    let bias = |l: usize| {
+        let name = |part: &str| format!("model.layers.{l}.mlp.{part}.e_score_correction_bias");
+        let mut pieces = vec![Piece::vector(name("gate"), levels..levels + experts)];
+        if levels > 0 {
+            pieces.insert(0, Piece::vector(name("cluster_gate"), 0..levels));
+        }
+        Buffer::zeros(device, [1, 1, levels + experts], pieces)
+    };
+    (0..config.layers).map(bias).collect()
+}
+
 fn values(piece: &Piece, start: Start, seed: u64) -> Vec<f32> {
     let normal = |name: &str, deviation: f64| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -120,7 +138,7 @@ fn specs(config: &ModelConfig) -> Vec<Spec> {
     let norm = |name: String| Spec {
         shape: [1, 1, d],
         decay: false,
-        pieces: vec![(Piece { vector: true, ..Piece::matrix(name, 0, 0..1, 0..d) }, Start::One)],
+        pieces: vec![(Piece::vector(name, 0..d), Start::One)],
     };
     let embedding = Piece::matrix("model.embed_tokens.weight", 0, 0..config.vocab, 0..d);
     let mut specs = vec![Spec {

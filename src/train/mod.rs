@@ -3,7 +3,9 @@
 pub mod accounting;
 mod activations;
 pub mod backward;
+pub mod balance;
 pub mod checkpoint;
+pub mod clustering;
 pub mod config;
 pub mod data;
 pub mod eval;

@@ -15,7 +15,7 @@ pub use balance::balanced;
 pub use grouping::Grouping;
 pub use kmeans::kmeans;
 pub use matching::matched;
-pub use regroup::{Limits, Outcome, Regroup, Tensors};
+pub use regroup::{Limits, Outcome, Regroup, Tensors, carried};
 pub use svd::{Factors, truncated_svd};
 
 use crate::error::{Result, ensure};
