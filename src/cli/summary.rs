@@ -76,8 +76,20 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table
 }
 
-/// The table of `compare`.
-pub(crate) fn compare_table(runs: &[Summary]) -> Table {
+/// A run of `compare`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Run {
+    /// Name of the variant.
+    pub name: String,
+    /// Its seed.
+    pub seed: u64,
+    /// What it reported.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// The table of `compare`: a row for each name, in the order of the first runs.
+pub(crate) fn compare_table(runs: &[Run]) -> Table {
     let header = [
         "variant",
         "params",
@@ -93,32 +105,48 @@ pub(crate) fn compare_table(runs: &[Summary]) -> Table {
         "a2a B/tok",
         "time",
     ];
-    let row = |run: &Summary| {
+    let mut names: Vec<&str> = Vec::new();
+    runs.iter().for_each(|run| {
+        if !names.contains(&run.name.as_str()) {
+            names.push(&run.name)
+        }
+    });
+    let row = |name: &str| {
+        let all: Vec<&Summary> = runs.iter().filter(|run| run.name == name).map(|run| &run.summary).collect();
+        let first = all[0];
+        let over = |of: &dyn Fn(&Summary) -> Option<f64>, show: fn(f64) -> String| {
+            spread(all.iter().map(|&s| of(s)), show)
+        };
+        let accepted: usize = all.iter().map(|s| s.regroupings_accepted).sum();
+        let attempts: usize = all.iter().map(|s| s.regroupings).sum();
         vec![
-            run.variant.to_string(),
-            count(run.params_total),
-            count(run.params_expert),
-            count(run.active_params),
-            format!("{:.0}", run.tokens_per_s),
-            format!("{:.4}", run.train_loss),
-            maybe(run.ppl_word, |ppl| if ppl < 1000.0 { format!("{ppl:.2}") } else { format!("{ppl:.0}") }),
-            maybe(run.load_cv, |cv| format!("{cv:.3}")),
-            maybe(run.load_cv_worst, |cv| format!("{cv:.3}")),
-            if run.regroupings == 0 {
-                "-".into()
-            } else {
-                format!("{}/{}", run.regroupings_accepted, run.regroupings)
-            },
-            maybe(run.peak_bytes, bytes),
-            format!("{:.0}", run.all_to_all_bytes_per_token),
-            format!("{:.1} s", run.seconds),
+            name.to_owned(),
+            count(first.params_total),
+            count(first.params_expert),
+            count(first.active_params),
+            over(&|s| Some(s.tokens_per_s), |v| format!("{v:.0}")),
+            over(&|s| Some(s.train_loss), |v| format!("{v:.4}")),
+            over(&|s| s.ppl_word, |v| if v < 1000.0 { format!("{v:.2}") } else { format!("{v:.0}") }),
+            over(&|s| s.load_cv, |v| format!("{v:.3}")),
+            over(&|s| s.load_cv_worst, |v| format!("{v:.3}")),
+            if attempts == 0 { "-".into() } else { format!("{accepted}/{attempts}") },
+            over(&|s| s.peak_bytes.map(|b| b as f64), |v| bytes(v as u64)),
+            over(&|s| Some(s.all_to_all_bytes_per_token), |v| format!("{v:.0}")),
+            over(&|s| Some(s.seconds), |v| format!("{v:.1} s")),
         ]
     };
-    table(&header, runs.iter().map(row))
+    table(&header, names.into_iter().map(row))
 }
 
-fn maybe<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
-    value.map_or_else(|| "-".into(), show)
+/// The median, and in brackets how far values reach where they differ as shown; `-` if one is missing.
+fn spread(values: impl Iterator<Item = Option<f64>>, show: fn(f64) -> String) -> String {
+    let Some(mut values) = values.collect::<Option<Vec<f64>>>() else { return "-".into() };
+    values.sort_by(f64::total_cmp);
+    let (Some(&least), Some(&most)) = (values.first(), values.last()) else { return "-".into() };
+    let half = values.len() / 2;
+    let median = if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 };
+    let [median, least, most] = [median, least, most].map(show);
+    if least == most { median } else { format!("{median} ({least}..{most})") }
 }
 
 /// `1234567` as `1.23 M`.
@@ -139,4 +167,13 @@ fn scaled(mut n: f64, base: f64, units: [&str; 5]) -> String {
     }
     let digits = if unit == 0 { 0 } else { 2 };
     format!("{n:.digits$}{}", units[unit])
+}
+
+#[test]
+fn a_spread_shows_the_median_and_both_ends() {
+    let show = |values: &[f64]| spread(values.iter().map(|&v| Some(v)), |v| format!("{v:.1}"));
+    assert_eq!(show(&[3.0, 1.0, 2.0]), "2.0 (1.0..3.0)");
+    assert_eq!(show(&[1.0, 2.0]), "1.5 (1.0..2.0)");
+    assert_eq!(show(&[1.01, 1.02]), "1.0");
+    assert_eq!(spread([Some(1.0), None].into_iter(), |v| v.to_string()), "-");
 }
