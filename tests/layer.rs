@@ -23,6 +23,7 @@ impl Inputs {
         let shape = match kind {
             FfnKind::Dense => Shape { hidden: 6, inner: 10, experts: 1, clusters: 1, topk: 1, rank: 0 },
             FfnKind::Flat => Shape { hidden: 6, inner: 10, experts: 5, clusters: 1, topk: 2, rank: 0 },
+            FfnKind::Full => Shape { hidden: 6, inner: 10, experts: 6, clusters: 2, topk: 2, rank: 0 },
             FfnKind::Clustered => Shape { hidden: 6, inner: 10, experts: 6, clusters: 2, topk: 2, rank: 3 },
         };
         let layer = Layer { kind, shape };

@@ -31,8 +31,9 @@ impl Loaded {
         };
         let checkpoint = RunFolder::open_checkpoint(path)?;
         let Description { model, train, .. } = checkpoint.description().clone();
-        let (model, train) = options.apply(model, train)?;
+        let (mut model, train) = options.apply(model, train)?;
         checkpoint.check_model(&model)?;
+        model.ffn = checkpoint.form();
         train.validate(model.seq)?;
         let device = Device::cpu_with_threads(options.threads()?)?;
         Ok(Loaded { checkpoint, model, train, device })

@@ -99,7 +99,8 @@ impl Metrics {
 
     /// Attempts to regroup the experts of a layer: those accepted, and all.
     pub fn regroupings(&self) -> (usize, usize) {
-        let events = || self.lines.iter().flat_map(|line| &line.clustering);
+        let all = self.lines.iter().flat_map(|line| &line.clustering);
+        let events = || all.clone().filter(|event| event.result != EventResult::Converted);
         let accepted = events().filter(|event| event.result == EventResult::Accepted).count();
         (accepted, events().count())
     }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
-use crate::train::config::{Balance, BaseWeights, ModelConfig, Precision, TrainConfig};
+use crate::train::config::{Balance, BaseWeights, Mode, ModelConfig, Precision, TrainConfig};
 use crate::train::preset::Preset;
 
 /// Most threads `--threads` takes: beyond it a number is a slip, not a machine.
@@ -206,6 +206,9 @@ pub(crate) struct Options {
     #[arg(long, help_heading = "Schedule")]
     pub burn_in: Option<u64>,
 
+    /// How a clustered model comes to be.
+    #[arg(long, value_enum, help_heading = "Clustering")]
+    pub mode: Option<Mode>,
     /// Steps between attempts to regroup the experts, after the burn-in; 0 for none [default: 100, with more than 256
     /// experts 200].
     #[arg(long, value_name = "STEPS", help_heading = "Clustering")]

@@ -15,6 +15,8 @@ pub(crate) enum Variant {
     Flat,
     /// The same, balanced by a selection bias.
     FlatBias,
+    /// Full experts behind the two-stage router.
+    Full,
     /// Clusters that are regrouped while training.
     Clustered,
     /// The same, balanced by a selection bias.
@@ -41,6 +43,7 @@ impl Variant {
             Variant::Dense => "dense",
             Variant::Flat => "flat",
             Variant::FlatBias => "flat-bias",
+            Variant::Full => "full",
             Variant::Clustered => "clustered",
             Variant::ClusteredBias => "clustered-bias",
             Variant::Static => "static",
@@ -56,11 +59,12 @@ impl Variant {
         let ffn = match self {
             Variant::Dense => FfnKind::Dense,
             Variant::Flat | Variant::FlatBias => FfnKind::Flat,
+            Variant::Full => FfnKind::Full,
             _ => FfnKind::Clustered,
         };
         let (mut model, mut train) = (model.variant(ffn), train.clone());
         match self {
-            Variant::Dense | Variant::Flat | Variant::Clustered => {}
+            Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
             Variant::FlatBias | Variant::ClusteredBias => train.balance = Balance::Bias,
             Variant::Static => train.cluster_every = 0,
             Variant::Every50 => train.cluster_every = 50,

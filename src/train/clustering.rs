@@ -24,7 +24,7 @@ const GRAM_ROWS: usize = 8;
 
 /// What a run remembers about the experts of one layer; all of it is part of a checkpoint.
 #[derive(Debug)]
-struct Experts {
+pub(super) struct Experts {
     /// `[1, experts, hidden]`: moving mean of what each expert was sent.
     centroid: Buffer,
     /// `[1, 1, experts]`: moving mean of the slots of a step.
@@ -66,12 +66,14 @@ pub enum EventResult {
     SmallGain,
     /// An expert would change too much.
     LargeError,
+    /// Full experts were grouped and factorised ([`Mode::Convert`](super::config::Mode)).
+    Converted,
 }
 
 /// The memory of all layers of a clustered model; of no layer for any other.
 #[derive(Debug)]
 pub struct Clustering {
-    layers: Vec<Experts>,
+    pub(super) layers: Vec<Experts>,
 }
 
 impl Clustering {
@@ -144,6 +146,9 @@ impl Clustering {
         config: &TrainConfig,
         step: u64,
     ) -> Result<Vec<Event>> {
+        if model.layer.kind != FfnKind::Clustered {
+            return Ok(Vec::new());
+        }
         (0..self.layers.len()).map(|l| self.regroup_layer(l, model, config, step)).collect()
     }
 
@@ -208,10 +213,7 @@ impl Experts {
         shape: Shape,
         alpha: f32,
     ) -> Result<Vec<f64>> {
-        let Shape { experts, hidden, .. } = shape;
-        let square = [experts, experts];
-        let [mut param, mut act, mut s] =
-            [device.zeros::<f64, 2>(square)?, device.zeros(square)?, device.zeros(square)?];
+        let mut param = device.zeros([shape.experts; 2])?;
         let masters: Option<Vec<_>> =
             params.iter().map(|p| Some(p.state.as_ref()?.master.as_ref()?.view())).collect();
         match masters {
@@ -221,6 +223,13 @@ impl Experts {
                 weights_gram(device, &weights, shape, &mut param)?;
             }
         }
+        self.fused(device, &param, alpha)
+    }
+
+    /// The same from dot products of weights.
+    pub(super) fn fused(&self, device: &Device, param: &Tensor<f64, 2>, alpha: f32) -> Result<Vec<f64>> {
+        let [_, experts, hidden] = self.centroid.tensor.shape();
+        let [mut act, mut s] = [device.zeros::<f64, 2>([experts; 2])?, device.zeros([experts; 2])?];
         let x = self.centroid.tensor.view().reindex([experts, 1, hidden], [hidden, hidden, 1]);
         let mut workspace: Tensor<f64, 1> = device.zeros([Gram::<f32>::workspace_len(x.shape())])?;
         let workspace = workspace.view_mut();
@@ -251,8 +260,15 @@ impl Experts {
         Ok(means)
     }
 
+    /// Weight of each expert in the mean that the first base of its cluster is: Adam knows nothing of its factors yet.
+    pub(super) fn weights(&self, which: BaseWeights) -> Result<Vec<f64>> {
+        let load = self.load.tensor.to_vec()?;
+        let by_load = which == BaseWeights::Load;
+        Ok(load.into_iter().map(|n| if by_load { f64::from(n) } else { 1.0 }).collect())
+    }
+
     /// Follows the experts to their new places.
-    fn carry(&mut self, order: &[usize]) -> Result<()> {
+    pub(super) fn carry(&mut self, order: &[usize]) -> Result<()> {
         for buffer in [&mut self.centroid, &mut self.load, &mut self.origin] {
             let old = buffer.tensor.to_vec()?;
             let per = old.len() / order.len();
@@ -263,7 +279,7 @@ impl Experts {
     }
 
     /// The cluster of each expert, by its number at the start of the run.
-    fn clusters(&self, shape: Shape) -> Result<Vec<usize>> {
+    pub(super) fn clusters(&self, shape: Shape) -> Result<Vec<usize>> {
         let mut clusters = vec![0; shape.experts];
         let per = shape.experts / shape.clusters;
         for (place, origin) in self.origin.tensor.to_vec()?.into_iter().enumerate() {
@@ -316,7 +332,7 @@ fn carry<T: Elem>(params: &mut [Param<T>], shape: Shape, order: &[usize], weight
 }
 
 /// The biases of experts follow them; those of clusters stay.
-fn carry_bias(bias: &mut Buffer, shape: Shape, order: &[usize]) -> Result<()> {
+pub(super) fn carry_bias(bias: &mut Buffer, shape: Shape, order: &[usize]) -> Result<()> {
     let old = bias.tensor.to_vec()?;
     let levels = shape.logits() - shape.experts;
     let mut new = old.clone();

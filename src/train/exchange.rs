@@ -46,7 +46,7 @@ impl Exchange {
         match model.ffn {
             FfnKind::Dense => &[],
             FfnKind::Flat => &[Exchange::Flat, Exchange::FlatPerRank],
-            FfnKind::Clustered => &[Exchange::TwoStage],
+            FfnKind::Full | FfnKind::Clustered => &[Exchange::TwoStage],
         }
     }
 
@@ -151,7 +151,9 @@ impl Traffic {
 /// Rank of an expert: clusters (or flat experts) are spread in order, as evenly as they go.
 fn rank_of(expert: usize, model: &ModelConfig, ranks: usize) -> usize {
     let rank = match model.ffn {
-        FfnKind::Clustered => expert / model.experts_per_cluster().max(1) * ranks / model.clusters.max(1),
+        FfnKind::Full | FfnKind::Clustered => {
+            expert / model.experts_per_cluster().max(1) * ranks / model.clusters.max(1)
+        }
         _ => expert * ranks / model.experts.max(1),
     };
     rank.min(ranks - 1)

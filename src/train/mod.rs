@@ -7,6 +7,7 @@ pub mod balance;
 pub mod checkpoint;
 pub mod clustering;
 pub mod config;
+mod convert;
 pub mod data;
 pub mod eval;
 pub mod exchange;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::config::{Balance, BaseWeights, FfnKind, ModelConfig, Precision, TrainConfig};
+use crate::train::config::{Balance, BaseWeights, FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 
 /// Named starting points; every value can be overridden by its option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -72,6 +72,7 @@ impl Preset {
             temperature_start: 1.0,
             temperature_end: 0.7,
             burn_in: 200,
+            mode: Mode::Native,
             cluster_every: 100,
             cluster_alpha: 0.7,
             cluster_tau: 0.1,

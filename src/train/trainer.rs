@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::backward::Pass;
 use super::balance;
 use super::clustering::{Clustering, Event};
-use super::config::{ModelConfig, TrainConfig};
+use super::config::{FfnKind, ModelConfig, TrainConfig};
 use super::load::LoadCounts;
 use super::model::Model;
 use super::param::Param;
@@ -29,6 +29,8 @@ pub struct Trainer<T> {
     squares: Tensor<f64, 1>,
     ids: Vec<u32>,
     clustering: Clustering,
+    /// The form of the model in the end; see [`TrainConfig::form`].
+    form: FfnKind,
 }
 
 /// What one step did.
@@ -62,7 +64,9 @@ impl<T: Elem> Trainer<T> {
         config.validate(model.seq)?;
         let ids = vec![0; config.batch * (model.seq + 1)];
         let clustering = Clustering::new(model, device)?;
-        let model = Model::new(model, device, config.batch, config.seed, true)?;
+        let form = model.ffn;
+        let first = ModelConfig { ffn: config.form(form, 0), ..model.clone() };
+        let model = Model::new(&first, device, config.batch, config.seed, true)?;
         let squares = GlobalNorm::workspace_len(model.params().iter().map(|p| p.weight.len()));
         Ok(Trainer {
             model,
@@ -73,6 +77,7 @@ impl<T: Elem> Trainer<T> {
             squares: device.zeros([squares])?,
             ids,
             clustering,
+            form,
         })
     }
 
@@ -101,9 +106,23 @@ impl<T: Elem> Trainer<T> {
         self.step
     }
 
-    /// Continues after `step` steps, with weights and optimiser state already loaded.
-    pub fn set_step_count(&mut self, step: u64) {
+    /// Goes to the point after `step` steps, where the model has the form it has then; weights and optimiser state are
+    /// still to be loaded.
+    pub fn go_to(&mut self, step: u64) -> Result<()> {
         self.step = step;
+        let form = self.config.form(self.form, step);
+        if form != self.model.config().ffn {
+            let config = ModelConfig { ffn: form, ..self.model.config().clone() };
+            self.model = Model::new(&config, &self.device, self.config.batch, self.config.seed, true)?;
+            self.fit_workspace()?;
+        }
+        Ok(())
+    }
+
+    fn fit_workspace(&mut self) -> Result<()> {
+        let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.weight.len()));
+        self.squares = self.device.zeros([len])?;
+        Ok(())
     }
 
     /// Bytes of weights, gradients and optimiser state.
@@ -154,11 +173,13 @@ impl<T: Elem> Trainer<T> {
         }
         self.update(step)?;
         self.adjust_balance(load.slots())?;
-        let clustering = if self.config.clusters_at(step) {
-            self.clustering.regroup(&mut self.model, &self.config, step)?
-        } else {
-            Vec::new()
-        };
+        let mut clustering = Vec::new();
+        if self.config.form(self.form, step) != self.model.config().ffn {
+            clustering = self.clustering.convert(&mut self.model, &self.config, step)?;
+            self.fit_workspace()?;
+        } else if self.config.clusters_at(step) {
+            clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
+        }
         self.step = step;
         Ok(StepReport {
             step,

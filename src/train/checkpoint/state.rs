@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::tensors::{FileDigest, Tensors, Verified, hex};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::config::{FfnKind, ModelConfig, TrainConfig};
 use crate::train::model::Model;
 use crate::train::param::{Buffer, Piece};
 use crate::train::trainer::Trainer;
@@ -153,6 +153,12 @@ impl Checkpoint {
         &self.description
     }
 
+    /// The form that the feed-forward parts have at this point of the run.
+    pub fn form(&self) -> FfnKind {
+        let Description { model, train, .. } = &self.description;
+        train.form(model.ffn, self.position.step)
+    }
+
     /// The `tokenizer.json` inside, where the data is text.
     pub fn tokenizer_path(&self) -> Option<&Path> {
         self.tokenizer.as_ref().map(Verified::path)
@@ -223,6 +229,7 @@ impl Checkpoint {
     ///
     /// On an error, some may be set already.
     pub fn load_trainer<T: Elem>(&self, trainer: &mut Trainer<T>) -> Result<()> {
+        trainer.go_to(self.position.step)?;
         self.load_model(trainer.model_mut())?;
         let tensors = self.optimizer.tensors()?;
         let pieces: usize = trainer.model().params().iter().map(|p| 2 * p.pieces.len()).sum();
@@ -237,7 +244,6 @@ impl Checkpoint {
             }
         }
         trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
-        trainer.set_step_count(self.position.step);
         Ok(())
     }
 }

@@ -77,3 +77,24 @@ pub enum BaseWeights {
     /// Weighted by the mean squared gradient of each expert's factors.
     Fisher,
 }
+
+/// How a clustered model comes to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Clustered from the first step: equal bases, residuals of zero.
+    #[default]
+    Native,
+    /// Full experts, near one common matrix, until the burn-in ends; then grouped by similarity and factorised.
+    Convert,
+}
+
+impl Mode {
+    /// The name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Native => "native",
+            Mode::Convert => "convert",
+        }
+    }
+}

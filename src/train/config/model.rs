@@ -33,7 +33,7 @@ pub struct ModelConfig {
     pub clusters: usize,
     /// Experts chosen per token, all in one cluster.
     pub topk: usize,
-    /// Rank of an expert's residual; no residual exists in [`FfnKind::Flat`].
+    /// Rank of an expert's residual; only those of [`FfnKind::Clustered`] have one.
     pub rank: usize,
     /// Base of the rotary embedding's wave lengths.
     pub rope_theta: f32,
@@ -42,9 +42,9 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Clusters the router sees: 1 unless the model is clustered.
+    /// Clusters the router sees: 1 unless there is a cluster level.
     pub fn routing_clusters(&self) -> usize {
-        if self.ffn == FfnKind::Clustered { self.clusters } else { 1 }
+        if self.ffn.has_clusters() { self.clusters } else { 1 }
     }
 
     /// Experts per cluster.
@@ -100,9 +100,8 @@ impl ModelConfig {
     fn validate_experts(&self) -> Result<()> {
         positive("--experts", self.experts)?;
         positive("--topk", self.topk)?;
-        if self.ffn == FfnKind::Clustered {
+        if self.ffn.has_clusters() {
             positive("--clusters", self.clusters)?;
-            positive("--rank", self.rank)?;
             if !self.experts.is_multiple_of(self.clusters) {
                 return rule(
                     "--clusters",
@@ -110,6 +109,9 @@ impl ModelConfig {
                     format!("does not divide --experts {}", self.experts),
                 );
             }
+        }
+        if self.ffn == FfnKind::Clustered {
+            positive("--rank", self.rank)?;
             let smallest = self.hidden.min(self.inner);
             if self.rank > smallest {
                 let why = format!("above min(--hidden {}, --inner {}) = {smallest}", self.hidden, self.inner);
@@ -119,7 +121,7 @@ impl ModelConfig {
         let choice = self.experts_per_cluster();
         if self.topk > choice {
             let why = match self.ffn {
-                FfnKind::Clustered => format!(
+                FfnKind::Full | FfnKind::Clustered => format!(
                     "above the {choice} experts of a cluster (--experts {} / --clusters {})",
                     self.experts, self.clusters
                 ),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, BaseWeights, Precision, positive, rule};
+use super::{Balance, BaseWeights, FfnKind, Mode, Precision, positive, rule};
 use crate::error::Result;
 
 /// How a model is trained.
@@ -45,6 +45,8 @@ pub struct TrainConfig {
     pub temperature_end: f32,
     /// Steps before the temperature starts to fall.
     pub burn_in: u64,
+    /// How a clustered model comes to be.
+    pub mode: Mode,
     /// Steps between attempts to regroup the experts of a clustered model, the first after `burn_in`; 0 for none.
     pub cluster_every: u64,
     /// Share of the weights in the similarity of experts; the rest is that of their mean tokens.
@@ -86,6 +88,12 @@ impl TrainConfig {
     pub fn temperature_at(&self, step: u64) -> f32 {
         let done = if step <= self.burn_in { 0.0 } else { progress(step, self.burn_in, self.steps) };
         self.temperature_start + (self.temperature_end - self.temperature_start) * done as f32
+    }
+
+    /// The form that a model of form `ffn` has after `done` steps.
+    pub fn form(&self, ffn: FfnKind, done: u64) -> FfnKind {
+        let full = self.mode == Mode::Convert && ffn == FfnKind::Clustered && done < self.burn_in;
+        if full { FfnKind::Full } else { ffn }
     }
 
     /// Whether the experts may be regrouped after `step`.
