@@ -5,7 +5,7 @@ mod common;
 use common::{Rng, same_bits_on_any_threads};
 use trimoe::Device;
 use trimoe::train::clustering::{Event, EventResult};
-use trimoe::train::config::{Balance, FfnKind, ModelConfig, TrainConfig};
+use trimoe::train::config::{Balance, FfnKind, Mode, ModelConfig, TrainConfig};
 use trimoe::train::load::LoadCounts;
 use trimoe::train::preset::Preset;
 use trimoe::train::trainer::{StepReport, Trainer};
@@ -185,4 +185,43 @@ fn a_selection_bias_evens_out_the_load_without_a_loss() {
         assert!(f64::from(worst) > 1.5 * bias, "{ffn}: bias {bias}, nothing {worst}");
     }
     assert_eq!(LoadCounts::default().worst_cv(), 0.0);
+}
+
+#[test]
+fn conversion_keeps_the_function_where_the_rank_is_whole() {
+    // One cluster: nothing changes place, and every token keeps its experts.
+    let model = ModelConfig { clusters: 1, experts: 6, rank: 10, ..model() };
+    let schedule = TrainConfig { mode: Mode::Convert, cluster_every: 0, ..schedule() };
+    let trained = |burn_in| {
+        let mut trainer =
+            Trainer::new(&model, &TrainConfig { burn_in, ..schedule.clone() }, &Device::cpu()).unwrap();
+        let reports = train(&mut trainer, 4);
+        (trainer, events(&reports))
+    };
+    let ((mut full, none), (mut clustered, events)) = (trained(5), trained(4));
+    assert_eq!(full.model().config().ffn, FfnKind::Full);
+    assert_eq!(clustered.model().config().ffn, FfnKind::Clustered);
+    assert!(none.is_empty());
+    assert_eq!(events.len(), 2);
+    for event in &events {
+        assert_eq!(event.result, EventResult::Converted);
+        assert!(event.error.unwrap() < 1e-5, "{event:?}");
+    }
+    let ids: Vec<u32> = (0..30).map(|i| i * 7 % 41).collect();
+    let [a, b] = [&mut full, &mut clustered].map(|t| t.model_mut().nll(&ids, 3, 0.9, |_, _| {}).unwrap());
+    for (a, b) in a.iter().zip(&b) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
+    // And it goes on: no state is missing.
+    assert!(train(&mut clustered, 3).iter().all(|r| r.loss.is_finite()));
+}
+
+#[test]
+fn what_conversion_loses_is_what_it_says() {
+    let schedule = TrainConfig { mode: Mode::Convert, burn_in: 4, cluster_every: 0, ..schedule() };
+    let mut trainer = Trainer::new(&model(), &schedule, &Device::cpu()).unwrap();
+    let events = events(&train(&mut trainer, 4));
+    assert!(events.iter().all(|e| (1e-4..1.0).contains(&e.error.unwrap())), "{events:?}");
+    let size = |g| events[0].clusters.iter().filter(|&&c| c == g).count();
+    assert!((0..4).all(|g| size(g) == 3), "{events:?}");
 }

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::terminal::say;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
+use crate::train::config::Mode;
 
 /// What a finished run reports; `compare` prints a list of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// The feed-forward part.
     pub variant: FfnKind,
+    /// How a clustered model came to be.
+    pub mode: Option<Mode>,
     /// All parameters.
     pub params_total: u64,
     /// Parameters of the feed-forward parts.
@@ -40,6 +43,8 @@ pub(crate) struct Summary {
     pub clustering_share: f64,
     /// Peak resident bytes, pages of mapped files left out; `None` where the system does not say.
     pub peak_bytes: Option<u64>,
+    /// The same since full experts were converted, where they were.
+    pub peak_bytes_after_conversion: Option<u64>,
     /// Bytes of weights, gradients and optimiser state.
     pub state_bytes: u64,
     /// Bytes of activations kept from forward to backward.
@@ -92,6 +97,7 @@ pub(crate) struct Run {
 pub(crate) fn compare_table(runs: &[Run]) -> Table {
     let header = [
         "variant",
+        "mode",
         "params",
         "expert",
         "active",
@@ -121,6 +127,7 @@ pub(crate) fn compare_table(runs: &[Run]) -> Table {
         let attempts: usize = all.iter().map(|s| s.regroupings).sum();
         vec![
             name.to_owned(),
+            first.mode.map_or("-", Mode::name).to_owned(),
             count(first.params_total),
             count(first.params_expert),
             count(first.active_params),

@@ -15,7 +15,8 @@ use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::train::accounting::Accounting;
 use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
-use crate::train::config::{ModelConfig, Precision, TrainConfig};
+use crate::train::clustering::EventResult;
+use crate::train::config::{FfnKind, ModelConfig, Precision, TrainConfig};
 use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
 use crate::train::exchange::Exchange;
@@ -119,7 +120,17 @@ impl Plan {
         let metrics = Metrics::open(&out.join("metrics.jsonl"), trainer.step_count())?;
         let description = Description::new(model.clone(), train.clone(), language.kind());
 
-        let mut session = Session { run, options, description, language, batches, trainer, metrics };
+        let mut session = Session {
+            run,
+            options,
+            description,
+            language,
+            batches,
+            trainer,
+            metrics,
+            memory,
+            peak_before: None,
+        };
         session.announce();
         if !session.steps()? {
             return Ok(interrupt::INTERRUPTED);
@@ -128,7 +139,7 @@ impl Plan {
             say(format_args!("stopped after step {}; --resume continues", session.trainer.step_count()))?;
             return Ok(0);
         }
-        session.finish(evaluation, &memory)?;
+        session.finish(evaluation)?;
         Ok(0)
     }
 }
@@ -148,6 +159,9 @@ struct Session<T> {
     batches: Batches,
     trainer: Trainer<T>,
     metrics: Metrics,
+    memory: PeakMemory,
+    /// Peak of the memory before full experts were converted.
+    peak_before: Option<u64>,
 }
 
 impl<T: Elem> Session<T> {
@@ -183,6 +197,7 @@ impl<T: Elem> Session<T> {
             let line = Line::from(report);
             let step = line.step;
             progress.step(&line);
+            self.note_conversion(&line);
             self.metrics.push(line)?;
             if step % save_every == 0 {
                 self.save()?;
@@ -194,6 +209,18 @@ impl<T: Elem> Session<T> {
             self.save()?;
         }
         Ok(!interrupt::asked())
+    }
+
+    /// Says what a conversion cost, and measures memory anew.
+    fn note_conversion(&mut self, line: &Line) {
+        let converted = line.clustering.iter().filter(|event| event.result == EventResult::Converted);
+        let Some(error) = converted.filter_map(|event| event.error).reduce(f64::max) else { return };
+        self.peak_before = self.memory.restart();
+        let peak = self.peak_before.map_or_else(|| "unknown".into(), bytes);
+        note(format_args!(
+            "step {}: full experts became clusters and residuals; largest relative error {error:.3}, peak memory before {peak}",
+            line.step
+        ));
     }
 
     fn save(&self) -> Result<()> {
@@ -208,11 +235,11 @@ impl<T: Elem> Session<T> {
     }
 
     /// Evaluates, prints sample text and the result.
-    fn finish(mut self, evaluation: Option<Evaluation>, memory: &PeakMemory) -> Result<()> {
+    fn finish(mut self, evaluation: Option<Evaluation>) -> Result<()> {
         let train = self.description.train.clone();
         let temperature = train.temperature_at(train.steps);
         // Before evaluation: the peak is that of training.
-        let peak_bytes = memory.peak();
+        let peak_bytes = self.memory.peak();
         say(format_args!("trained {} steps, {:.0} tokens/s", train.steps, self.metrics.tokens_per_second()))?;
         say(format_args!(
             "train loss {:.4}, mean of the last tenth of the steps",
@@ -250,6 +277,7 @@ impl<T: Elem> Session<T> {
         let measured = costs().next().map(|cost| cost.bytes_per_token);
         Ok(Summary {
             variant: model.ffn,
+            mode: (model.ffn == FfnKind::Clustered).then_some(train.mode),
             params_total: accounting.params_total,
             params_expert: accounting.params_expert,
             active_params: accounting.active_params,
@@ -262,7 +290,8 @@ impl<T: Elem> Session<T> {
             regroupings_accepted: self.metrics.regroupings().0,
             regroupings: self.metrics.regroupings().1,
             clustering_share: self.metrics.clustering_share(),
-            peak_bytes,
+            peak_bytes: peak_bytes.max(self.peak_before),
+            peak_bytes_after_conversion: self.peak_before.and(peak_bytes),
             state_bytes: self.trainer.state_bytes(),
             activation_bytes: self.trainer.model().activation_bytes(),
             all_to_all_bytes_per_token: measured.unwrap_or_else(|| accounting.all_to_all_bytes_per_token()),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::moe::FfnKind;
-use crate::train::config::{Balance, ModelConfig, TrainConfig};
+use crate::train::config::{Balance, Mode, ModelConfig, TrainConfig};
 
 /// A named change of the model and schedule that `compare` was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -21,6 +21,8 @@ pub(crate) enum Variant {
     Clustered,
     /// The same, balanced by a selection bias.
     ClusteredBias,
+    /// Full experts that are grouped and factorised after the burn-in.
+    Convert,
     /// Clusters that stay as they start.
     Static,
     /// Attempts to regroup after every 50 steps.
@@ -46,6 +48,7 @@ impl Variant {
             Variant::Full => "full",
             Variant::Clustered => "clustered",
             Variant::ClusteredBias => "clustered-bias",
+            Variant::Convert => "convert",
             Variant::Static => "static",
             Variant::Every50 => "every50",
             Variant::Every200 => "every200",
@@ -66,6 +69,7 @@ impl Variant {
         match self {
             Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
             Variant::FlatBias | Variant::ClusteredBias => train.balance = Balance::Bias,
+            Variant::Convert => train.mode = Mode::Convert,
             Variant::Static => train.cluster_every = 0,
             Variant::Every50 => train.cluster_every = 50,
             Variant::Every200 => train.cluster_every = 200,
