@@ -60,6 +60,7 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
     while (tiles.next(tile)) {
         const uint32_t strip = tile.column / PANEL + warp_id() * G::STRIPS;
         const bool live = strip < layout.strips;
+        const int steps = live ? int(layout.steps) : 0;
         const uint32_t begin = min(first * G::K, p.w.inputs);
         const GatheredRows<T> rows = {
             array_of<const T>(p.x) + begin, p.x_stride, array_of<const uint32_t>(p.source), p.fan};
@@ -74,12 +75,12 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
         auto copy = [&](uint32_t slot, uint32_t stage) {
             if (stage < last) {
                 typename G::Stage& to = shared.stages[slot];
-                const uint32_t left = live ? layout.steps - stage * G::STEPS : 0;  // steps from there on
+                const int left = steps - int(stage * G::STEPS);  // from there on
                 x.copy(to.x);
 #pragma unroll
                 for (uint32_t s = 0; s < G::STRIPS * G::STEPS; ++s) {
                     const uint4* from = words[s / G::STEPS] + uint64_t(stage) * (G::STEPS * WARP) + s % G::STEPS * WARP;
-                    copy_whole_chunk(to.words + mine + s * WARP, from, s % G::STEPS < left);
+                    copy_whole_chunk(to.words + mine + s * WARP, from, int(s % G::STEPS) < left);
                 }
             }
             cp_async_commit();
