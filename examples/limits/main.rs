@@ -20,7 +20,15 @@ const SECTORS: f64 = 1.10;
 const TENSOR: f64 = 1.05;
 
 /// Limits that are missed, and by how much: operation, shape, what, the factor that was recorded. More than that fails.
-const MISSED: &[(&str, &str, &str, f64)] = &[];
+/// Of the gradient of routing: sums leave shared memory eight a thread, and with few logits that is most of the work.
+const MISSED: &[(&str, &str, &str, f64)] = &[
+    ("route_backward", "mixtral", WAVEFRONTS, 1.01),
+    ("route_backward", "qwen3_moe", WAVEFRONTS, 1.33),
+    ("route_backward", "deepseek_v3", WAVEFRONTS, 1.33),
+    ("route_backward", "paper", WAVEFRONTS, 1.72),
+    ("route_backward", "tiny", WAVEFRONTS, 1.01),
+];
+const WAVEFRONTS: &str = "wavefronts of shared memory";
 
 /// What is above its limit, in words, and whether it is more than was recorded.
 fn excess(row: &Row) -> Vec<(String, bool)> {
@@ -28,7 +36,7 @@ fn excess(row: &Row) -> Vec<(String, bool)> {
         ("distinct sectors", row.distinct, row.floor, SECTORS),
         ("requested sectors", row.requested, row.implied, SECTORS),
         ("tensor flops", if row.ideal_flops > 0 { row.tensor_flops } else { 0 }, row.ideal_flops, TENSOR),
-        ("wavefronts of shared memory", row.wavefronts, row.allowed_wavefronts, 1.0),
+        (WAVEFRONTS, row.wavefronts, row.allowed_wavefronts, 1.0),
         ("reports of the sanitizer", row.reports, 0, 1.0),
     ];
     let above = limits.into_iter().filter(|&(_, got, want, most)| got as f64 > want as f64 * most);
