@@ -315,11 +315,29 @@ impl<'a, T> View<'a, T, 3> {
     }
 }
 
-impl<'a, T> ViewMut<'a, T, 3> {
-    /// The only matrix of a view whose first dimension is 1. Panics otherwise: for internal use.
+impl<'a, T, const N: usize> View<'a, T, N> {
+    /// The only matrix of a view whose dimensions before the last two are 1. Panics otherwise: for internal use.
+    pub(crate) fn into_matrix(self) -> View<'a, T, 2> {
+        assert!(self.shape[..N - 2].iter().all(|&n| n == 1));
+        let (shape, strides) = ([self.shape[N - 2], self.shape[N - 1]], [self.strides[N - 2], 1]);
+        View { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
+impl<'a, T, const N: usize> ViewMut<'a, T, N> {
+    /// As [`View::into_matrix`].
     pub(crate) fn into_matrix(self) -> ViewMut<'a, T, 2> {
-        assert_eq!(self.shape[0], 1);
-        let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
+        assert!(self.shape[..N - 2].iter().all(|&n| n == 1));
+        let (shape, strides) = ([self.shape[N - 2], self.shape[N - 1]], [self.strides[N - 2], 1]);
+        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T, 3> {
+    /// The same matrices, each in one part: `[n, 1, rows, columns]`.
+    pub(crate) fn in_parts(self) -> ViewMut<'a, T, 4> {
+        let ([n, rows, columns], [matrix, row, _]) = (self.shape, self.strides);
+        let (shape, strides) = ([n, 1, rows, columns], [matrix, matrix, row, 1]);
         ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
     }
 

@@ -269,8 +269,8 @@ fn int4_holds<T: Elem>(d: &Device, shape: [usize; 3]) {
         (d.zeros(shape).unwrap(), d.zeros([rows, shape[1]]).unwrap());
     let room: Tensor<f32, 1> = d.zeros([Int4Gemm::<T>::workspace_len(rows, shape)]).unwrap();
     let work = |d: &Device, (packed, written, y, room): &mut (Int4Tensor, _, _, _)| {
-        d.run(QuantizeInt4 { x: w.view_on(d), w: packed.view_mut() }).unwrap();
-        d.run(DequantizeInt4 { w: packed.view(), y: Tensor::view_mut(written) }).unwrap();
+        d.run(QuantizeInt4 { x: w.view_on(d).into(), w: packed.view_mut() }).unwrap();
+        d.run(DequantizeInt4 { w: packed.view(), y: Tensor::view_mut(written).into() }).unwrap();
         let (x, w, segments, y) = (x.view_on(d), packed.view(), Segments::Whole(rows), Tensor::view_mut(y));
         d.run(Int4Gemm { x, w, segments, y, workspace: Tensor::view_mut(room), accumulate: false }).unwrap();
     };

@@ -83,10 +83,10 @@ fn run_case<T: Elem>(shape: [usize; 3], format: Int4Format, scale: f64) {
 
         let want = dequantised::<T>(&layout, &parts);
         let mut y = Guarded::<T, 3>::nan(shape);
-        device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut_on(&device) }).unwrap();
+        device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut_on(&device).into() }).unwrap();
         assert_eq!(y.written(), want, "{name}: dequantised");
         let mut y = Guarded::<T, 3>::nan(shape);
-        let op = FakeQuantInt4 { x: x.view_on(&device), y: y.view_mut_on(&device), format };
+        let op = FakeQuantInt4 { x: x.view_on(&device).into(), y: y.view_mut_on(&device).into(), format };
         device.run(op).unwrap();
         assert_eq!(y.written(), want, "{name}: fake");
     }
@@ -127,7 +127,11 @@ fn what_is_not_finite_stays_seen() {
                 let packed = quantise(&device, &x, layout);
                 let mut fake = Guarded::<f32, 3>::nan(shape);
                 device
-                    .run(FakeQuantInt4 { x: x.view_on(&device), y: fake.view_mut_on(&device), format })
+                    .run(FakeQuantInt4 {
+                        x: x.view_on(&device).into(),
+                        y: fake.view_mut_on(&device).into(),
+                        format,
+                    })
                     .unwrap();
                 let (fake, packed) = (fake.written(), dequantised::<f32>(&layout, &parts(&packed)));
                 for (i, (f, p)) in fake.iter().zip(&packed).enumerate() {
@@ -148,8 +152,8 @@ fn nothing_is_nothing() {
             let packed = quantise(&devices()[0], &x, layout);
             let mut y = Guarded::<f32, 3>::nan(shape);
             let device = &devices()[0];
-            device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut() }).unwrap();
-            device.run(FakeQuantInt4 { x: x.view(), y: y.view_mut(), format }).unwrap();
+            device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut().into() }).unwrap();
+            device.run(FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format }).unwrap();
         }
     }
 }
@@ -161,9 +165,9 @@ fn the_same_on_any_threads() {
         let layout = Int4Layout::new([3, 100, 150], format).unwrap();
         same_bits_on_any_threads(|device| {
             let mut w = Int4Tensor::new(device, layout).unwrap();
-            device.run(QuantizeInt4 { x: x.view(), w: w.view_mut() }).unwrap();
+            device.run(QuantizeInt4 { x: x.view().into(), w: w.view_mut() }).unwrap();
             let mut y = device.zeros::<f32, 3>([3, 100, 150]).unwrap();
-            device.run(FakeQuantInt4 { x: x.view(), y: y.view_mut(), format }).unwrap();
+            device.run(FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format }).unwrap();
             (parts(&w), common::guarded::bits(&y))
         });
     }
@@ -177,16 +181,16 @@ fn every_rule_is_checked() {
     let x = Guarded::<f32, 3>::of(&[0.0; 24], [2, 3, 4]);
     let mut w = Int4Tensor::new(device, layout([2, 3, 5])).unwrap();
     assert_breaks(
-        device.run(QuantizeInt4 { x: x.view(), w: w.view_mut() }),
+        device.run(QuantizeInt4 { x: x.view().into(), w: w.view_mut() }),
         "self.x.shape() == self.w.shape()",
     );
     let mut y = Guarded::<f32, 3>::nan([2, 3, 4]);
     assert_breaks(
-        device.run(DequantizeInt4 { w: w.view(), y: y.view_mut() }),
+        device.run(DequantizeInt4 { w: w.view(), y: y.view_mut().into() }),
         "self.y.shape() == self.w.shape()",
     );
     let mut y = Guarded::<f32, 3>::nan([2, 4, 4]);
-    let fake = FakeQuantInt4 { x: x.view(), y: y.view_mut(), format };
+    let fake = FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format };
     assert_breaks(device.run(fake), "self.x.shape() == self.y.shape()");
 
     let [words, scales, zeros] = [2 * 128, 2 * 32, 2 * 32];

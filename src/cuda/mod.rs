@@ -20,7 +20,7 @@ use cudarc::driver::{
 };
 
 pub(crate) use bindings::*;
-pub(crate) use image::images;
+pub(crate) use image::{Image, images};
 pub(crate) use launch::Kernel;
 use pending::Pending;
 

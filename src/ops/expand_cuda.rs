@@ -1,9 +1,12 @@
-//! The CUDA side of [`Expand`] and [`ExpandBackward`]: which kernel, with what parameters.
+//! The CUDA side of [`Expand`], [`ExpandInt4`] and [`ExpandBackward`]: which kernel, with what parameters.
 
 use super::expand::{Expand, ExpandBackward};
+use super::expand_int4::ExpandInt4;
+use super::int4::weights_of;
 use crate::cuda::cudarc::driver::DeviceRepr;
 use crate::cuda::{
-    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, images,
+    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandInt4Params, ExpandParams,
+    Kernel, images,
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
@@ -23,6 +26,10 @@ const fn kernel(name: &'static str, tile: &'static str) -> Kernel {
     Kernel { image: &images::EXPAND, name, tile }
 }
 
+const fn int4_kernel(name: &'static str, tile: &'static str) -> Kernel {
+    Kernel { image: &images::EXPAND_INT4, name, tile }
+}
+
 /// The kernels that do the same work, by the shape of their blocks.
 struct Shapes {
     /// 64 rows.
@@ -37,6 +44,11 @@ const FORWARD: Shapes = Shapes {
     tall: kernel("expand_tall", "moe_expand_tall_launch"),
     flat: kernel("expand_flat", "moe_expand_flat_launch"),
     any: kernel("expand_any", "moe_expand_any_launch"),
+};
+const FORWARD_INT4: Shapes = Shapes {
+    tall: int4_kernel("expand_int4_tall", "moe_expand_int4_tall_launch"),
+    flat: int4_kernel("expand_int4_flat", "moe_expand_int4_flat_launch"),
+    any: int4_kernel("expand_int4_any", "moe_expand_int4_any_launch"),
 };
 const BACKWARD: Shapes = Shapes {
     tall: kernel("expand_backward_tall", "moe_expand_backward_tall_launch"),
@@ -149,6 +161,37 @@ pub(super) fn forward<T: Elem>(op: Expand<'_, T>, device: &Cuda) -> Result<()> {
         hq_stride: op.hq.stride(0),
         clusters: plan.clusters() as u32,
         per: (plan.experts() / plan.clusters()) as u32,
+        topk: plan.topk() as u32,
+        rank: rank as u32,
+        inner: inner as u32,
+        unused: 0,
+    };
+    // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`); the plan is valid.
+    unsafe { over_runs::<T, _>(device, kernel, plan, &params) }
+}
+
+pub(super) fn forward_int4<T: Elem>(op: ExpandInt4<'_, T>, device: &Cuda) -> Result<()> {
+    let (plan, rank, inner) = (op.plan, op.rank(), op.down.shape()[2]);
+    columns_fit("expand_int4", op.bp.shape())?;
+    let aligned = op.bp.is_aligned() && op.hq.is_aligned() && in_vectors([0, rank, inner]);
+    let kernel = FORWARD_INT4.of("expand_int4", device, plan, rank, aligned)?;
+    let (by_cluster, by_expert) = (plan.by_cluster().addresses(device)?, plan.by_expert().addresses(device)?);
+    let params = ExpandInt4Params {
+        gate: weights_of(&op.gate),
+        up: weights_of(&op.up),
+        down: weights_of(&op.down),
+        bp: op.bp.address(),
+        weight: op.weight.address(),
+        hq: op.hq.address(),
+        cluster_offsets: by_cluster.offsets,
+        token_of: by_cluster.source,
+        expert_offsets: by_expert.offsets,
+        place: by_expert.place,
+        bp_stride: op.bp.stride(0),
+        weight_stride: op.weight.stride(0),
+        hq_stride: op.hq.stride(0),
+        clusters: plan.clusters() as u32,
+        per: op.per() as u32,
         topk: plan.topk() as u32,
         rank: rank as u32,
         inner: inner as u32,

@@ -8,7 +8,7 @@ use super::Op;
 use super::grouped_gemm_launch::{SegmentAddresses, Tile, aligned, launch, row_tiles};
 use crate::cpu::gemm::{self, Mat, Product};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, GroupedGemmDgradParams, GroupedGemmParams, GroupedGemmWgradParams};
+use crate::cuda::{Cuda, GroupedGemmDgradParams, GroupedGemmParams, GroupedGemmWgradParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -154,7 +154,9 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
         let size = [rows, groups, outputs];
         let variant = (T::DTYPE, Tile::of_rows(aligned, size));
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, |tile| row_tiles(size, tile), &params) }
+        unsafe {
+            launch(device, &images::GROUPED_GEMM, Self::NAME, variant, |tile| row_tiles(size, tile), &params)
+        }
     }
 }
 
@@ -232,7 +234,9 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
         let size = [rows, groups, inputs];
         let variant = (T::DTYPE, Tile::of_rows(aligned, size));
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, |tile| row_tiles(size, tile), &params) }
+        unsafe {
+            launch(device, &images::GROUPED_GEMM, Self::NAME, variant, |tile| row_tiles(size, tile), &params)
+        }
     }
 }
 
@@ -304,6 +308,6 @@ impl<T: Elem> Op for GroupedGemmWgrad<'_, T> {
         let variant = (T::DTYPE, Tile::of_weights(aligned, T::DTYPE));
         let tiles = |[m, n]: [usize; 2]| groups * outputs.div_ceil(m) * inputs.div_ceil(n);
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, tiles, &params) }
+        unsafe { launch(device, &images::GROUPED_GEMM, Self::NAME, variant, tiles, &params) }
     }
 }

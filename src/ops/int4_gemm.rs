@@ -267,7 +267,7 @@ fn dequantised<'a, T: Elem>(
     // of 16 bytes on.
     let y = unsafe { ViewMut::<T, 3>::on_device(part, w.shape(), strides, ordinal) }?;
     if !w.shape().contains(&0) {
-        DequantizeInt4 { w, y }.cuda(device)?;
+        DequantizeInt4 { w, y: y.into() }.cuda(device)?;
     }
     // SAFETY: as above; what reads them is enqueued after what wrote them.
     unsafe { View::on_device(part, w.shape(), strides, ordinal) }

@@ -29,13 +29,13 @@ fn weights(lab: &Lab, s: &Shape) -> Result<(Int4Tensor, u64)> {
 fn quantize(lab: &Lab, s: &Shape) -> Result<Row> {
     let x = lab.filled::<bf16, 3>([1, s.inner.min(STRIP), s.hidden])?;
     let (mut w, sectors) = weights(lab, s)?;
-    lab.measure(s, floor(x.sectors() + sectors), QuantizeInt4 { x: x.view(), w: w.view_mut() })
+    lab.measure(s, floor(x.sectors() + sectors), QuantizeInt4 { x: x.view().into(), w: w.view_mut() })
 }
 
 fn dequantize(lab: &Lab, s: &Shape) -> Result<Row> {
     let (w, sectors) = weights(lab, s)?;
     let mut y = lab.zeros::<bf16, 3>([1, s.inner.min(STRIP), s.hidden])?;
-    lab.measure(s, floor(y.sectors() + sectors), DequantizeInt4 { w: w.view(), y: y.view_mut() })
+    lab.measure(s, floor(y.sectors() + sectors), DequantizeInt4 { w: w.view(), y: y.view_mut().into() })
 }
 
 fn few_rows(lab: &Lab, s: &Shape) -> Result<Row> {
