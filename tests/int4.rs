@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::int4::{Parts, blocks, dequantised, formats, parts, quantise};
+use common::int4::{Parts, blocks, dequantised, formats, garbage, parts, quantise};
 use common::{Guarded, Rng, all_devices, assert_breaks, devices, same_bits_on_any_threads};
 use trimoe::ops::{DequantizeInt4, FakeQuantInt4, QuantizeInt4};
 use trimoe::{
-    Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, View, ViewMut, bf16, f16,
+    Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, Stacked, StackedMut, View,
+    ViewMut, bf16, f16,
 };
 
 /// Errors of at most half a scale, scales no larger than the range needs, the rule of the zero-point, padding.
@@ -102,6 +103,68 @@ fn every_format_dtype_and_edge() {
         // Rows of a multiple of 16 elements are copied by vectors.
         run_case::<bf16>([2, 40, 80], format, 1.0);
         run_case::<f32>([3, 5, 256], format, 1e-30);
+    }
+}
+
+/// Quantised from where parts lie, one below the other or transposed, and dequantised to there.
+fn run_stacked<T: Elem>([groups, count, per, input]: [usize; 4], format: Int4Format) {
+    let (out, name) = (count * per, format!("{:?} {count} x {per} x {input} {format:?}", T::DTYPE));
+    let values = Rng::new(4).normals(groups * out * input);
+    let plain = Guarded::<T, 3>::of(&values, [groups, out, input]);
+    let layout = Int4Layout::new([groups, out, input], format).unwrap();
+    // Each part transposed, and back.
+    let transposed = |values: &[f64], [rows, columns]: [usize; 2]| -> Vec<f64> {
+        let part = |p: &[f64]| -> Vec<f64> {
+            (0..columns).flat_map(|c| (0..rows).map(|r| p[r * columns + c]).collect::<Vec<_>>()).collect()
+        };
+        values.chunks(rows * columns).flat_map(part).collect()
+    };
+    let rows = Guarded::<T, 4>::of(&plain.values(), [groups, count, per, input]);
+    let turned = transposed(&plain.values(), [per, input]);
+    let columns = Guarded::<T, 4>::of(&turned, [groups, count, input, per]);
+    for device in all_devices() {
+        let want = quantise(&device, &plain, layout);
+        let (want_parts, want_values) = (parts(&want), dequantised::<T>(&layout, &parts(&want)));
+        for of_columns in [false, true] {
+            let x = || match of_columns {
+                false => Stacked::Rows(rows.view_on(&device)),
+                true => Stacked::Columns(columns.view_on(&device)),
+            };
+            let mut w = garbage(&device, layout);
+            device.run(QuantizeInt4 { x: x(), w: w.view_mut() }).unwrap();
+            assert!(parts(&w) == want_parts, "{name} {of_columns}");
+
+            let mut to = match of_columns {
+                false => Guarded::<T, 4>::nan([groups, count, per, input]),
+                true => Guarded::<T, 4>::nan([groups, count, input, per]),
+            };
+            for fake in [false, true] {
+                let y = match of_columns {
+                    false => StackedMut::Rows(to.view_mut_on(&device)),
+                    true => StackedMut::Columns(to.view_mut_on(&device)),
+                };
+                match fake {
+                    false => device.run(DequantizeInt4 { w: w.view(), y }).unwrap(),
+                    true => device.run(FakeQuantInt4 { x: x(), y, format }).unwrap(),
+                }
+                let got = to.written();
+                let got = if of_columns { transposed(&got, [input, per]) } else { got };
+                assert_eq!(got, want_values, "{name} {of_columns} fake {fake}");
+                to = Guarded::nan(to.view().shape());
+            }
+        }
+    }
+}
+
+#[test]
+fn factors_of_clusters_lie_in_parts() {
+    for format in formats() {
+        run_stacked::<bf16>([2, 4, 16, 70], format);
+        run_stacked::<f32>([1, 3, 24, 40], format);
+    }
+    let format = Int4Format { symmetric: false, block: Int4Block::Columns32 };
+    for (parts, per, input) in [(1, 1, 1), (8, 1, 33), (5, 7, 65), (2, 33, 32), (1, 64, 48)] {
+        run_stacked::<f16>([2, parts, per, input], format);
     }
 }
 
