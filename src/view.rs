@@ -301,6 +301,15 @@ impl<'a, T, const N: usize> View<'a, T, N> {
     }
 }
 
+impl<'a, T, const N: usize> ViewMut<'a, T, N> {
+    /// As [`View::reindex`]; panics if rows overlap.
+    pub(crate) fn reindex<const M: usize>(self, shape: [usize; M], strides: [usize; M]) -> ViewMut<'a, T, M> {
+        assert!(extent(shape, strides) <= extent(self.shape, self.strides) && strides[M - 1] == 1);
+        assert!(rows_apart(shape, strides).is_ok());
+        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
 impl<'a, T> View<'a, T, 3> {
     /// The matrix at index `i` of the first dimension.
     pub(crate) fn matrix(&self, i: usize) -> View<'a, T, 2> {
@@ -334,13 +343,6 @@ impl<'a, T, const N: usize> ViewMut<'a, T, N> {
 }
 
 impl<'a, T> ViewMut<'a, T, 3> {
-    /// The same matrices, each in one part: `[n, 1, rows, columns]`.
-    pub(crate) fn in_parts(self) -> ViewMut<'a, T, 4> {
-        let ([n, rows, columns], [matrix, row, _]) = (self.shape, self.strides);
-        let (shape, strides) = ([n, 1, rows, columns], [matrix, matrix, row, 1]);
-        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
-    }
-
     /// The matrices along the first dimension.
     pub(crate) fn into_matrices(self) -> Vec<ViewMut<'a, T, 2>> {
         let bounds: Vec<usize> = (0..=self.shape[0]).collect();

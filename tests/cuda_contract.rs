@@ -149,6 +149,23 @@ fn experts_hold<T: Elem>(d: &Device, hidden: usize) {
             || normal::<T, 3>(6, [experts, RANK, hidden]),
         );
         let weight = || normal::<f32, 2>(7, [tokens, plan.topk()]);
+        let format = Int4Format { symmetric: false, block: Int4Block::Columns32 };
+        let mut packed =
+            Int4Tensor::new(d, Int4Layout::new([clusters, factors, hidden], format).unwrap()).unwrap();
+        let f = normal::<T, 3>(11, [clusters, factors, hidden]);
+        d.run(QuantizeInt4 { x: f.view_on(d).into(), w: packed.view_mut() }).unwrap();
+        let (gate, up, down) = (packed.view(), packed.view(), packed.view());
+        holds!(d; x = m(1, hidden), w = w(), y = Guarded::<T, 2>::nan([tokens, inner + 2 * factors]);
+            GroupedGemmInt4Rows { x: x.view_on(d), w: w.view_on(d), factors: [gate, up], segments,
+                y: y.view_mut_on(d) });
+        holds!(d; x = m(1, inner + factors), w = normal::<T, 3>(2, [clusters, hidden, inner]),
+            y = Guarded::<T, 2>::nan([tokens, hidden]);
+            GroupedGemmInt4Columns { x: x.view_on(d), w: w.view_on(d), factor: down, segments,
+                y: y.view_mut_on(d) });
+        holds!(d; bp = m(4, 2 * (hidden + factors)), weight = weight(),
+            hq = Guarded::<T, 2>::nan([tokens, hidden + factors]);
+            ExpandInt4 { bp: bp.view_on(d), gate, up, down, plan, weight: weight.view_on(d),
+                hq: hq.view_mut_on(d) });
         holds!(d; bp = m(4, 2 * (hidden + factors)), b = b(), a2 = a2(), weight = weight(),
             hq = Guarded::<T, 2>::nan([tokens, hidden + factors]);
             Expand { bp: bp.view_on(d), b: b.view_on(d), a2: a2.view_on(d), plan, weight: weight.view_on(d),

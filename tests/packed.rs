@@ -112,6 +112,14 @@ fn run_case<T: Elem>(shape: Shape, tokens: usize, format: Int4Format) {
         if device.place() != Place::Host {
             continue;
         }
+        // What training with such residuals multiplies by.
+        let mut fake: Vec<_> = weights.iter().map(Guarded::again).collect();
+        let views: Vec<_> = weights.iter().map(Guarded::view).collect();
+        let mut to: Vec<_> = fake.iter_mut().map(Guarded::view_mut).collect();
+        packed::fake_quantise(&device, &layer, &views, &mut to, format).unwrap();
+        for (fake, plain) in fake.iter().zip(&plain) {
+            identical(&format!("{name} fake"), &fake.written(), &plain.values());
+        }
         // Quantising moves the result, but not far.
         let exact = forward(&device, &layer, &x, |pass, saved, ws| {
             let weights: Vec<_> = weights.iter().map(|w| w.view_on(&device)).collect();
@@ -197,6 +205,14 @@ fn every_rule_is_checked() {
     assert_breaks(w.quantise(device, &views[..4]), "shapes == self.layer.weight_shapes()");
     let swapped = [views[0], views[2], views[1], views[3], views[4]];
     assert_breaks(w.quantise(device, &swapped), "shapes == self.layer.weight_shapes()");
+
+    let mut fake: Vec<_> = weights.iter().map(Guarded::again).collect();
+    let mut to: Vec<_> = fake.iter_mut().map(Guarded::view_mut).collect();
+    let mut fake = |of, views, n| packed::fake_quantise(device, of, views, &mut to[..n], COLUMNS_32);
+    fake(&of, &views, 5).unwrap();
+    assert_breaks(fake(&dense, &views, 5), "clustered");
+    assert_breaks(fake(&of, &swapped, 5), "clustered");
+    assert_breaks(fake(&of, &views, 4), "written == shapes");
 
     let run = |of: &Layer, weights: packed::Weights<'_, f32>, tokens, room| {
         let (x, mut y) = (device.zeros([tokens, 32]).unwrap(), device.zeros([tokens, 32]).unwrap());

@@ -40,7 +40,8 @@ impl<'a, T> From<View<'a, T, 3>> for Stacked<'a, T> {
 
 impl<'a, T> From<ViewMut<'a, T, 3>> for StackedMut<'a, T> {
     fn from(view: ViewMut<'a, T, 3>) -> Self {
-        StackedMut::Rows(view.in_parts())
+        let ([groups, out, input], [group, row, _]) = (view.shape(), view.strides());
+        StackedMut::Rows(view.reindex([groups, 1, out, input], [group, group, row, 1]))
     }
 }
 

@@ -10,8 +10,10 @@ use super::{Forward, Shape, Workspace};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::int4::{Int4Format, Int4Layout, Int4Tensor, Int4View, Stacked};
-use crate::ops::{Copy, ExpandInt4, GroupedGemmInt4Columns, GroupedGemmInt4Rows, QuantizeInt4};
+use crate::int4::{Int4Format, Int4Layout, Int4Tensor, Int4View, Stacked, StackedMut};
+use crate::ops::{
+    Copy, ExpandInt4, FakeQuantInt4, GroupedGemmInt4Columns, GroupedGemmInt4Rows, QuantizeInt4,
+};
 use crate::plan::{Plan, Segments};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
@@ -81,26 +83,91 @@ impl FactorTensors {
     }
 }
 
-/// The plain weights' factors A and B of gate, of up, and of down, each as [`Factors`] has it.
-fn stacked<'a, T>(shape: &Shape, w: clustered::Weights<'a, T>) -> [[Stacked<'a, T>; 2]; 3] {
-    let Shape { hidden, inner, clusters, rank, .. } = *shape;
-    let (per, factors) = (shape.experts / clusters, shape.factors());
-    let [cluster, row, _] = w.w13.strides();
-    let a = |half: usize| {
-        let from = w.w13.narrow(1, 2 * inner + half * rank..2 * inner + 2 * factors);
-        Stacked::Rows(from.reindex([clusters, per, rank, hidden], [cluster, 2 * rank * row, row, 1]))
-    };
-    let [expert, row, _] = w.b.strides();
-    let b = |half: usize| {
-        let from = w.b.narrow(1, half * inner..(half + 1) * inner);
-        Stacked::Columns(from.reindex([clusters, per, inner, rank], [per * expert, expert, row, 1]))
-    };
-    let [expert, row, _] = w.a2.strides();
-    let a2 = w.a2.reindex([clusters, per, rank, inner], [per * expert, expert, row, 1]);
-    let [cluster, row, _] = w.w2.strides();
-    let b2 = w.w2.narrow(2, inner..inner + factors);
-    let b2 = b2.reindex([clusters, 1, hidden, factors], [cluster, cluster, row, 1]);
-    [[a(0), b(0)], [a(1), b(1)], [Stacked::Rows(a2), Stacked::Columns(b2)]]
+/// Which factor: of which of an expert's matrices, A or B.
+#[derive(Clone, Copy)]
+enum Factor {
+    /// A of gate (0) or up (1), in `w13`.
+    A(usize),
+    /// B of gate or up, in `b`.
+    B(usize),
+    /// A of down, in `a2`.
+    A2,
+    /// B of down, in `w2`.
+    B2,
+}
+
+/// A of gate, B of gate, and so of up and of down.
+const FACTORS: [Factor; 6] = [Factor::A(0), Factor::B(0), Factor::A(1), Factor::B(1), Factor::A2, Factor::B2];
+
+/// Where a factor lies in plain weights.
+struct Lies {
+    /// In which of them.
+    weight: usize,
+    /// Its part along this dimension.
+    axis: usize,
+    part: std::ops::Range<usize>,
+    shape: [usize; 4],
+    strides: [usize; 4],
+    transposed: bool,
+}
+
+impl Factor {
+    /// In a layer of this shape, in a weight of these strides.
+    fn lies(self, shape: &Shape, strides: impl Fn(usize) -> [usize; 3]) -> Lies {
+        let Shape { hidden, inner, clusters, rank, .. } = *shape;
+        let (per, factors) = (shape.experts / clusters, shape.factors());
+        let (weight, axis, part) = match self {
+            Factor::A(half) => (1, 1, 2 * inner + half * rank..2 * inner + 2 * factors),
+            Factor::B2 => (2, 2, inner..inner + factors),
+            Factor::B(half) => (3, 1, half * inner..(half + 1) * inner),
+            Factor::A2 => (4, 1, 0..rank),
+        };
+        let [first, row, _] = strides(weight);
+        let (shape, strides, transposed) = match self {
+            Factor::A(_) => ([clusters, per, rank, hidden], [first, 2 * rank * row, row, 1], false),
+            Factor::B2 => ([clusters, 1, hidden, factors], [first, first, row, 1], true),
+            Factor::B(_) => ([clusters, per, inner, rank], [per * first, first, row, 1], true),
+            Factor::A2 => ([clusters, per, rank, inner], [per * first, first, row, 1], false),
+        };
+        Lies { weight, axis, part, shape, strides, transposed }
+    }
+
+    /// In plain weights, to read.
+    fn of<'a, T>(self, shape: &Shape, weights: &[View<'a, T, 3>]) -> Stacked<'a, T> {
+        let at = self.lies(shape, |weight| weights[weight].strides());
+        let view = weights[at.weight].narrow(at.axis, at.part).reindex(at.shape, at.strides);
+        if at.transposed { Stacked::Columns(view) } else { Stacked::Rows(view) }
+    }
+
+    /// In plain weights, to write.
+    fn of_mut<'a, T>(self, shape: &Shape, weights: &'a mut [ViewMut<'_, T, 3>]) -> StackedMut<'a, T> {
+        let at = self.lies(shape, |weight| weights[weight].strides());
+        let view = weights[at.weight].reborrow().narrow(at.axis, at.part).reindex(at.shape, at.strides);
+        if at.transposed { StackedMut::Columns(view) } else { StackedMut::Rows(view) }
+    }
+}
+
+/// Writes to `to` the residuals of `weights` as packed ones count: quantised and dequantised, at their places. Router and
+/// bases of `to` stay as they are. Both are in the order of [`Layer::weight_shapes`].
+///
+/// What training with packed residuals multiplies by; gradients pass through unchanged (straight-through).
+pub fn fake_quantise<T: Elem>(
+    device: &Device,
+    layer: &Layer,
+    weights: &[View<'_, T, 3>],
+    to: &mut [ViewMut<'_, T, 3>],
+    format: Int4Format,
+) -> Result<()> {
+    let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
+    let written: Vec<_> = to.iter().map(|w| w.shape()).collect();
+    let clustered = layer.kind == FfnKind::Clustered && shapes == layer.weight_shapes();
+    ensure!("fake_quantise", clustered, weights = shapes, layer = layer);
+    ensure!("fake_quantise", written == shapes, to = written, weights = shapes);
+    for factor in FACTORS {
+        let (x, y) = (factor.of(&layer.shape, weights), factor.of_mut(&layer.shape, to));
+        device.run(FakeQuantInt4 { x, y, format })?;
+    }
+    Ok(())
 }
 
 impl<T: Elem> Packed<T> {
@@ -125,22 +192,22 @@ impl<T: Elem> Packed<T> {
     pub fn quantise(&mut self, device: &Device, weights: &[View<'_, T, 3>]) -> Result<()> {
         let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
         ensure!("Packed", shapes == self.layer.weight_shapes(), weights = shapes, layer = self.layer);
-        let &[router, w13, w2, b, a2] = weights else { unreachable!("as many as a clustered layer has") };
         let inner = self.layer.shape.inner;
         let copies = [
-            (router, &mut self.router),
-            (w13.narrow(1, 0..2 * inner), &mut self.w13),
-            (w2.narrow(2, 0..inner), &mut self.w2),
+            (weights[0], &mut self.router),
+            (weights[1].narrow(1, 0..2 * inner), &mut self.w13),
+            (weights[2].narrow(2, 0..inner), &mut self.w2),
         ];
         for (from, to) in copies {
             for (i, y) in to.view_mut().into_matrices().into_iter().enumerate() {
                 device.run(Copy { x: from.matrix(i), y })?;
             }
         }
-        let factors = stacked(&self.layer.shape, clustered::Weights { router, w13, w2, b, a2 });
-        for ([a, b], to) in factors.into_iter().zip([&mut self.gate, &mut self.up, &mut self.down]) {
-            device.run(QuantizeInt4 { x: a, w: to.a.view_mut() })?;
-            device.run(QuantizeInt4 { x: b, w: to.b.view_mut() })?;
+        let Packed { gate, up, down, .. } = self;
+        let to = [&mut gate.a, &mut gate.b, &mut up.a, &mut up.b, &mut down.a, &mut down.b];
+        for (factor, to) in FACTORS.into_iter().zip(to) {
+            let x = factor.of(&self.layer.shape, weights);
+            device.run(QuantizeInt4 { x, w: to.view_mut() })?;
         }
         Ok(())
     }

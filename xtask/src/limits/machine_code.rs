@@ -87,6 +87,9 @@ const PRODUCTS: &[Products] = &[
     row(("route_many", ""), Some(1.0), true),
     row(("route", ""), Some(1.3), true),
     Products { name: ("int4_gemm", ""), fed: Some(4.0), copies: true, issued: Some(1.0) },
+    // Of its two main loops the one that dequantises.
+    Products { name: ("grouped_gemm_int4", "_LARGE"), fed: Some(2.6), copies: true, issued: Some(1.0) },
+    Products { name: ("grouped_gemm_int4", "_MEDIUM"), fed: Some(1.7), copies: true, issued: Some(1.0) },
     Products { name: ("grouped_gemm", "_LARGE"), fed: Some(2.6), copies: true, issued: Some(0.5) },
     Products { name: ("grouped_gemm", "_MEDIUM"), fed: Some(1.7), copies: true, issued: Some(0.5) },
     row(("grouped_gemm", "_SMALL"), Some(0.8), true),
