@@ -19,7 +19,7 @@
 typedef struct GroupedGemmInt4RowsParams {
     /// [groups, F, inputs]
     Int4Weights first;
-    /// [groups, F, inputs]
+    /// [groups, F, inputs], of the same format
     Int4Weights second;
     /// [rows, inputs]; with `source`, [tokens, inputs]
     uint64_t x;

@@ -7,34 +7,34 @@
 #include "common/gemm.cuh"
 #include "int4_pair.cuh"
 
-/// The 32 columns of a row of a panel, not yet dequantised.
+/// The 32 columns of a row of a panel, not yet dequantised. They stay in registers beside all that a product needs, so they
+/// are few.
 struct PanelRow {
     uint32_t word[4] = {};
-    float scale = 0.0f;
-    uint32_t zero = 0;
+    uint32_t code = 0;  // the scale's 16 bits, then the zero-point
 
-    /// Those of row `row`, step `step`, which exist.
-    __device__ void read(const Int4Weights& w, Int4Layout layout, uint32_t group, uint32_t row, uint32_t step) {
-        const uint32_t* words = words_of(w, layout, group, row, step);
+    /// Those at `words` (see `words_of`), their scale and zero-point at `index`.
+    __device__ void read(const uint32_t* words, uint64_t scales, uint64_t zeros, uint64_t index) {
 #pragma unroll
         for (uint32_t t = 0; t < 4; ++t) {
             word[t] = words[4 * t];
         }
-        const RowCode code(w, layout, group, row, step);
-        scale = code.scale;
-        zero = code.zero;
+        const uint32_t zero = zeros != 0 ? array_of<const uint8_t>(zeros)[index] : 8;
+        code = array_of<const uint16_t>(scales)[index] | zero << 16;
     }
 
     /// 16 bytes of `T` from column `WIDE<T> q` on.
     template <class T>
     __device__ Vec<T, WIDE<T>> chunk(uint32_t q) const {
         Vec<T, WIDE<T>> to;
+        const float scale = __uint_as_float(code << 16);
+        const uint32_t zero = code >> 16;
         if constexpr (sizeof(T) == 2) {
-            const PairCode<T> code = {scale, scale, zero, zero};
+            const PairCode<T> both = {scale, scale, zero, zero};
             uint32_t pairs[4];
 #pragma unroll
             for (uint32_t t = 0; t < 4; ++t) {
-                pairs[t] = code.of(word[t] >> 4 * q);
+                pairs[t] = both.of(word[t] >> 4 * q);
             }
             memcpy(&to, pairs, sizeof(to));
         } else {
@@ -48,7 +48,7 @@ struct PanelRow {
     }
 };
 
-/// Rows of two packed matrices of a group, those of `second` below those of `first`.
+/// Rows of two packed matrices of a group, those of `second` below those of `first`, which has the same layout.
 struct PackedRows {
     const Int4Weights& first;
     const Int4Weights& second;
@@ -67,17 +67,21 @@ struct Copier<G, Lies::K_LAST, EXTENT, PackedRows> {
     using Into = Tile<T, EXTENT, G::K>;
     static_assert(EXTENT <= G::THREADS && PANEL % G::K == 0, "a thread has a row, which a stage takes a part of");
 
-    const Int4Weights& w;  // the matrix of this thread's row
-    uint32_t group;
-    uint32_t row;
-    uint32_t column = 0;  // of the next stage
+    const PackedRows of;
+    bool second;            // this thread's row is of that matrix
+    const uint32_t* words;  // those of the row in the next stage
+    uint64_t index;         // of its first scale
+    uint32_t column = 0;    // of the next stage
     PanelRow next;
 
     /// Rows `first..first + count` of both; in place of those that do not exist the last one.
-    __device__ Copier(const PackedRows& of, uint32_t first, uint32_t count)
-        : w(first + min(threadIdx.x, count - 1) < of.first.outputs ? of.first : of.second), group(of.group) {
-        row = first + min(threadIdx.x, count - 1);
-        row -= row < of.first.outputs ? 0 : of.first.outputs;
+    __device__ Copier(const PackedRows& of_, uint32_t first, uint32_t count) : of(of_) {
+        uint32_t row = first + min(threadIdx.x, count - 1);
+        second = row >= of.first.outputs;
+        row -= second ? of.first.outputs : 0;
+        const Int4Layout layout(of.first);
+        words = words_of(second ? of.second : of.first, layout, of.group, row, 0);
+        index = scale_index(of.first, layout, of.group, row / PANEL, 0) + row % PANEL;
         look_ahead();
     }
 
@@ -91,13 +95,15 @@ struct Copier<G, Lies::K_LAST, EXTENT, PackedRows> {
             }
         }
         column += G::K;
+        words += column % PANEL == 0 ? PANEL * PANEL / 8 : 0;
         look_ahead();
     }
 
 private:
     __device__ void look_ahead() {
-        if (column < w.inputs && (EXTENT == G::THREADS || threadIdx.x < EXTENT)) {
-            next.read(w, Int4Layout(w), group, row, column / PANEL);
+        if (column < of.first.inputs && (EXTENT == G::THREADS || threadIdx.x < EXTENT)) {
+            next.read(words, second ? of.second.scales : of.first.scales, second ? of.second.zeros : of.first.zeros,
+                      index + (column / PANEL >> of.first.shift) * PANEL);
         }
     }
 };
@@ -140,7 +146,9 @@ private:
     __device__ void look_ahead() {
         next = {};
         if (there && row < w.outputs) {
-            next.read(w, Int4Layout(w), group, row, step);
+            const Int4Layout layout(w);
+            next.read(words_of(w, layout, group, row, step), w.scales, w.zeros,
+                      scale_index(w, layout, group, row / PANEL, step >> w.shift) + row % PANEL);
         }
     }
 };

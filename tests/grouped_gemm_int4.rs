@@ -268,6 +268,11 @@ fn every_rule_is_checked() {
     assert_breaks(rows([5, 3], [2, 4, 3], f, f, [6, 14]), "x == [segments.sources(), inputs]");
     assert_breaks(rows([6, 4], [2, 4, 3], f, f, [6, 14]), "x == [segments.sources(), inputs]");
     assert_breaks(rows([6, 3], [2, 4, 3], f, f, [6, 13]), "y == [rows, outputs]");
+    let format = Int4Format { symmetric: true, ..COLUMNS_32 };
+    let other = Int4Tensor::new(device, Int4Layout::new(f, format).unwrap()).unwrap();
+    let (x, w, first, mut y) = (two([6, 3]), three([2, 4, 3]), packed(f), two([6, 14]));
+    let (x, w, factors, y) = (x.view(), w.view(), [first.view(), other.view()], y.view_mut());
+    assert_breaks(device.run(GroupedGemmInt4Rows { x, w, factors, segments, y }), "first == second");
     let columns = |x, w, factor, y| {
         let (x, w, factor, mut y) = (two(x), three(w), packed(factor), two(y));
         let (x, w, factor, y) = (x.view(), w.view(), factor.view(), y.view_mut());

@@ -1050,7 +1050,7 @@ const _: () = {
 pub struct GroupedGemmInt4RowsParams {
     #[doc = " [groups, F, inputs]"]
     pub first: Int4Weights,
-    #[doc = " [groups, F, inputs]"]
+    #[doc = " [groups, F, inputs], of the same format"]
     pub second: Int4Weights,
     #[doc = " [rows, inputs]; with `source`, [tokens, inputs]"]
     pub x: u64,

@@ -32,7 +32,7 @@ pub struct GroupedGemmInt4Rows<'a, T> {
     pub x: View<'a, T, 2>,
     /// `[groups, out, in]`.
     pub w: View<'a, T, 3>,
-    /// Two of `[groups, F, in]`.
+    /// Two of `[groups, F, in]`, of one format.
     pub factors: [Int4View<'a>; 2],
     /// Which rows belong to which group.
     pub segments: Segments<'a>,
@@ -94,8 +94,9 @@ impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
     }
 
     fn check(&self) -> Result<()> {
-        let ([groups, out, input], [first, second]) = (self.w.shape(), self.factors.map(|f| f.shape()));
+        let ([groups, out, input], [first, second]) = (self.w.shape(), self.factors.map(|f| *f.layout()));
         ensure!(Self::NAME, first == second, first = first, second = second);
+        let first = first.shape();
         ensure!(Self::NAME, [first[0], first[2]] == [groups, input], first = first, w = self.w.shape());
         check(Self::NAME, &self.x, &self.y, groups, &self.segments, [out + 2 * first[1], input])
     }
