@@ -82,7 +82,7 @@ fn forward<T: Elem>(
     let mut saved = layer.saved(device, tokens.max(1)).unwrap();
     let mut ws = Workspace::new(device, layer, tokens.max(1), false, 0).unwrap();
     let (x, to) = (x.view_on(device), y.view_mut_on(device));
-    run(Forward { device, router: ROUTER, x, y: to }, &mut saved, &mut ws).unwrap();
+    run(Forward { device, router: ROUTER, bias: None, x, y: to }, &mut saved, &mut ws).unwrap();
     y.written()
 }
 
@@ -218,7 +218,7 @@ fn every_rule_is_checked() {
         let (x, mut y) = (device.zeros([tokens, 32]).unwrap(), device.zeros([tokens, 32]).unwrap());
         let mut saved = layer(SHAPE).saved(device, 4).unwrap();
         let mut ws = Workspace::new(device, &layer(SHAPE), room, false, 0).unwrap();
-        let pass = Forward { device, router: ROUTER, x: x.view(), y: y.view_mut() };
+        let pass = Forward { device, router: ROUTER, bias: None, x: x.view(), y: y.view_mut() };
         of.forward_packed(pass, weights, &mut saved, &mut ws)
     };
     let good = w.view();
@@ -249,6 +249,6 @@ fn every_rule_is_checked() {
     let mut other = Layer { kind: FfnKind::Dense, shape: one }.saved::<f32>(device, 4).unwrap();
     let (x, mut y) = (device.zeros([4, 32]).unwrap(), device.zeros([4, 32]).unwrap());
     let mut ws = Workspace::new(device, &of, 4, false, 0).unwrap();
-    let pass = Forward { device, router: ROUTER, x: x.view(), y: y.view_mut() };
+    let pass = Forward { device, router: ROUTER, bias: None, x: x.view(), y: y.view_mut() };
     assert_breaks(of.forward_packed(pass, good, &mut other, &mut ws), "of the layer's kind");
 }
