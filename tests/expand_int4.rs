@@ -108,9 +108,10 @@ fn run_case<T: Elem>(case: &Routed, inner: usize, rank: usize, format: Int4Forma
 fn expands_every_routing_case() {
     for (i, case) in routed(40).iter().enumerate() {
         run_case::<bf16>(case, 40, 16, COLUMNS_32, true);
-        run_case::<f32>(case, 19, 3, COLUMNS_32, false);
-        if i % 3 == 2 {
-            run_case::<f16>(case, 24, 8, COLUMNS_32, true);
+        match i % 3 {
+            0 => run_case::<f32>(case, 19, 3, COLUMNS_32, false),
+            1 => run_case::<f16>(case, 24, 8, COLUMNS_32, true),
+            _ => run_case::<bf16>(case, 19, 3, COLUMNS_32, false),
         }
     }
 }
@@ -118,16 +119,20 @@ fn expands_every_routing_case() {
 #[test]
 fn every_format_dtype_and_rank() {
     let case = &routed(16)[2];
-    for format in formats() {
+    for (i, format) in formats().enumerate() {
         run_case::<bf16>(case, 136, 8, format, true);
-        run_case::<f16>(case, 72, 16, format, true);
-        run_case::<f32>(case, 40, 8, format, true);
-        run_case::<bf16>(case, 70, 5, format, false);
+        match i % 3 {
+            0 => run_case::<f16>(case, 72, 16, format, true),
+            1 => run_case::<f32>(case, 40, 8, format, true),
+            _ => run_case::<bf16>(case, 70, 5, format, false),
+        }
     }
     for rank in [1, 8, 16, 17, 24, 64] {
         run_case::<bf16>(case, 48, rank, COLUMNS_32, rank % 8 == 0);
-        run_case::<f16>(case, 33, rank, COLUMNS_32, false);
-        run_case::<f32>(case, 32, rank, COLUMNS_32, rank % 8 == 0);
+        if rank < 24 {
+            run_case::<f16>(case, 33, rank, COLUMNS_32, false);
+            run_case::<f32>(case, 32, rank, COLUMNS_32, rank % 8 == 0);
+        }
     }
 }
 
