@@ -71,7 +71,7 @@ fn images() -> Result<(), String> {
     if !errors.is_empty() {
         return Err(errors.join("\n"));
     }
-    let mut list = String::new();
+    let (mut list, mut statics) = (String::new(), Vec::new());
     for source in &sources {
         let image = out.join(format!("{}.fatbin", stem(source)));
         let mut fatbinary = Command::new(nvcc.with_file_name("fatbinary"));
@@ -83,13 +83,25 @@ fn images() -> Result<(), String> {
         }
         run(&mut fatbinary)?;
         let (name, bytes) = (stem(source), image.display().to_string());
+        let (constant, kernels) = (name.to_uppercase(), kernels(&jobs, source)?);
         list += &format!(
-            "/// `kernels/{name}.cu`\npub static {}: Image = Image {{ name: {name:?}, bytes: include_bytes!({bytes:?}) }};\n",
-            name.to_uppercase()
+            "/// `kernels/{name}.cu`\npub static {constant}: Image = Image {{ name: {name:?}, \
+             bytes: include_bytes!({bytes:?}), kernels: &{kernels:?} }};\n"
         );
+        statics.push(format!("&{constant}"));
     }
+    list += &format!("/// Every file.\npub static ALL: &[&Image] = &[{}];\n", statics.join(", "));
     let path = out.join("images.rs");
     fs::write(&path, list).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Names of the kernels of a file, by its PTX.
+fn kernels(jobs: &[(&PathBuf, String, PathBuf)], source: &Path) -> Result<Vec<String>, String> {
+    let ptx = jobs.iter().find(|(s, arch, _)| s.as_path() == source && arch.starts_with("compute"));
+    let ptx = ptx.ok_or("every file is compiled to PTX")?.2.as_path();
+    let text = fs::read_to_string(ptx).map_err(|e| format!("{}: {e}", ptx.display()))?;
+    let name = |line: &str| Some(line.strip_prefix(".visible .entry ")?.split('(').next()?.to_string());
+    Ok(text.lines().filter_map(name).collect())
 }
 
 fn compile(nvcc: &Path, source: &Path, arch: &str, to: &Path) -> Result<(), String> {

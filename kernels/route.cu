@@ -208,9 +208,7 @@ extern "C" __global__ void __launch_bounds__(DLOGITS_WARPS* WARP)
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(ProductTile::THREADS, 3)                          \
         moe_route_dw_##V(const __grid_constant__ RouteDwParams p) {                                \
-        const Matrix dlogits = {p.dlogits, p.dlogits_stride, p.tokens, p.logits};                  \
-        const Matrix x = {p.x, p.x_stride, p.tokens, p.hidden};                                    \
-        const Matrix dw = {p.dw, p.dw_stride, p.logits, p.hidden};                                 \
-        products<V, true, float>(dlogits, x, dw, p.accumulate != 0);                               \
+        const DwParts parts = split_of<V>(p);                                                      \
+        products<V, true, float>(parts.dlogits, parts.x, parts.dw, parts.accumulate);              \
     }
 ROUTE_VARIANTS(ENTRY)

@@ -200,7 +200,7 @@ struct ProductTile {
 
 // Formula: c[m, n] = [c[m, n] +] sum over k of a[m, k] b[k, n]; a in f32, given as [m, k] or (TRANS) as [k, m].
 // Mapping: block -> tile of c; warp -> a quarter of it.
-// Idea: a block has all terms of its sums, so that their order is fixed.
+// Idea: a block has all terms of its sums, or those of a split that only sizes decide on, so that their order is fixed.
 template <class T, bool TRANS, bool ALIGNED, class Out>
 __device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint32_t column, bool accumulate,
                         ProductTile::Smem<T, TRANS>& smem) {
@@ -285,4 +285,24 @@ __device__ void products(const Matrix& a, const Matrix& b, const Matrix& c, bool
         wide ? product<T, TRANS, true, Out>(a, b, c, begin, accumulate, smem)
              : product<T, TRANS, false, Out>(a, b, c, begin, accumulate, smem);
     });
+}
+
+/// The operands of one split of the gradient of w.
+struct DwParts {
+    Matrix dlogits;
+    Matrix x;
+    Matrix dw;
+    bool accumulate;
+};
+
+template <class T>
+__device__ DwParts split_of(const RouteDwParams& p) {
+    const uint32_t first = min(blockIdx.z * p.span, p.tokens), tokens = min(p.span, p.tokens - first);
+    const Matrix dlogits = {p.dlogits + first * p.dlogits_stride * sizeof(float), p.dlogits_stride, tokens, p.logits};
+    const Matrix x = {p.x + first * p.x_stride * sizeof(T), p.x_stride, tokens, p.hidden};
+    if (gridDim.z == 1) {
+        return {dlogits, x, {p.dw, p.dw_stride, p.logits, p.hidden}, p.accumulate != 0};
+    }
+    const uint64_t before = uint64_t(blockIdx.z) * p.logits * p.width * sizeof(float);
+    return {dlogits, x, {p.partial + before, p.width, p.logits, p.hidden}, false};
 }
