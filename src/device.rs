@@ -109,8 +109,9 @@ impl Device {
         Tensor::zeros(shape)
     }
 
-    /// Runs `work` inside this device's thread pool.
-    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// Runs `work` inside this device's thread pool: for what is parallel and no operation, as
+    /// [`moe::clustering`](crate::moe::clustering) is.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
             Some(pool) => pool.install(work),
             None => work(),

@@ -71,5 +71,6 @@ fn zeros_tiny_shapes_and_rules() {
 #[test]
 fn the_same_for_a_seed_on_any_threads() {
     let matrix: Vec<f32> = Rng::new(5).normals(300 * 200).iter().map(|&v| v as f32).collect();
-    same_bits_on_any_threads(|_| truncated_svd(View::new(&matrix, [300, 200]).unwrap(), 16, 7).unwrap());
+    let view = View::new(&matrix, [300, 200]).unwrap();
+    same_bits_on_any_threads(|device| device.install(|| truncated_svd(view, 16, 7).unwrap()));
 }

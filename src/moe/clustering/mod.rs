@@ -2,20 +2,25 @@
 //!
 //! [`propose`] finds a grouping from the experts' similarities: [`kmeans()`] in the space of the similarity, then
 //! [`balanced`] until every cluster has the same number of members, then [`matched`] names for the clusters. All of it is on
-//! the host, in f64, seeded and the same on any number of threads. [`Regroup`] carries a layer over to it.
+//! the host, in f64, seeded and the same on any number of threads. [`Regroup`] carries a layer over to it;
+//! [`Convert`] makes a clustered layer of full experts.
 
 mod balance;
+mod convert;
 mod grouping;
 mod kmeans;
 mod matching;
+mod parts;
 mod regroup;
 mod svd;
 
 pub use balance::balanced;
+pub use convert::{Convert, Converted, Expert};
 pub use grouping::Grouping;
 pub use kmeans::kmeans;
 pub use matching::matched;
-pub use regroup::{Limits, Outcome, Regroup, Tensors};
+pub use parts::Tensors;
+pub use regroup::{Limits, Outcome, Regroup};
 pub use svd::{Factors, truncated_svd};
 
 use crate::error::{Result, ensure};

@@ -3,31 +3,11 @@
 use rayon::prelude::*;
 
 use super::grouping::Grouping;
+use super::parts::{PARTS, Parts, Tensors};
 use super::svd::{Factors, truncated_svd};
-use crate::cpu::gemm::{self, Product};
 use crate::error::{Result, ensure};
 use crate::moe::Shape;
-use crate::view::{View, ViewMut};
-
-mod parts;
-
-use parts::{PARTS, Parts};
-
-/// The tensors of a clustered layer in f32, shaped and ordered as [`Weights`](crate::moe::clustered::Weights): weights, or an
-/// optimiser's moments of them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensors {
-    /// `[clusters + experts, hidden]`; `[experts, hidden]` with one cluster.
-    pub router: Vec<f32>,
-    /// `[clusters, 2 inner + 2 K rank, hidden]`.
-    pub w13: Vec<f32>,
-    /// `[clusters, hidden, inner + K rank]`.
-    pub w2: Vec<f32>,
-    /// `[experts, 2 inner, rank]`.
-    pub b: Vec<f32>,
-    /// `[experts, rank, inner]`.
-    pub a2: Vec<f32>,
-}
+use crate::view::View;
 
 /// When a grouping is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,7 +106,10 @@ impl Regroup<'_> {
             let (fits, error) = self.fit(&parts, cluster, members)?;
             worst = worst.max(error);
             for (part, fit) in PARTS.into_iter().zip(fits) {
-                parts.write(&mut next, part, cluster, &fit.base, &fit.factors);
+                parts.places().write_base(&mut next, part, cluster, &fit.base);
+                for (place, factors) in places.clone().zip(&fit.factors) {
+                    parts.places().write_factors(&mut next, part, place, factors);
+                }
             }
             parts.steer(&mut next, cluster, members);
         }
@@ -162,14 +145,14 @@ impl Regroup<'_> {
 
     /// The best base of a cluster and the factors of its members, part by part; and the largest relative error of a member.
     fn fit(&self, parts: &Parts<'_>, cluster: usize, members: &[usize]) -> Result<(Vec<Fit>, f64)> {
-        let own = vec![1.0; parts.shape().experts];
+        let own = vec![1.0; self.shape.experts];
         let candidates: Vec<Option<&Vec<f64>>> =
             std::iter::once(None).chain([Some(&own)]).chain(self.means.iter().map(Some)).collect();
         let (mut fits, mut lost, mut whole) =
             (Vec::new(), vec![0f64; members.len()], vec![0f64; members.len()]);
         for part in PARTS {
             let matrices: Vec<Vec<f32>> = members.iter().map(|&e| parts.whole(part, e)).collect();
-            let [out, inner] = parts.size(part);
+            let [out, inner] = parts.places().size(part);
             let mut best: Option<(f64, Fit)> = None;
             for candidate in &candidates {
                 let base = match candidate {
@@ -181,12 +164,12 @@ impl Regroup<'_> {
                     .zip(members)
                     .map(|(matrix, &e)| {
                         // An expert that stays with its base loses nothing.
-                        if candidate.is_none() && parts.cluster_of(e) == cluster {
+                        if candidate.is_none() && parts.places().cluster_of(e) == cluster {
                             return Ok(parts.factors(part, e));
                         }
                         let residual: Vec<f32> = matrix.iter().zip(&base).map(|(m, b)| m - b).collect();
                         let seed = self.seed ^ (e * PARTS.len() + part as usize) as u64;
-                        truncated_svd(View::new(&residual, [out, inner])?, parts.shape().rank, seed)
+                        truncated_svd(View::new(&residual, [out, inner])?, self.shape.rank, seed)
                     })
                     .collect();
                 let factors = factors?;
