@@ -203,22 +203,26 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             // SAFETY: as above.
             unsafe { device.over_rows(DX, T::DTYPE, [tokens, hidden], &params)? }
         }
-        let (splits, width) = (splits(tokens, logits, hidden), width(hidden));
-        let (partial, accumulate) = (workspace.address().next_multiple_of(16), u32::from(self.accumulate));
+        let splits = splits(tokens, logits, hidden);
+        let (span, width) = (tokens.div_ceil(splits).next_multiple_of(32), width(hidden));
+        let (splits, partial) = (tokens.div_ceil(span).max(1), workspace.address().next_multiple_of(16));
+        let (to, stride, accumulate) = match splits {
+            1 => (dw.address(), dw.stride(0), self.accumulate),
+            _ => (partial, width as u64, false),
+        };
         let params = RouteDwParams {
             dlogits: dlogits.address(),
             x: x.address(),
-            dw: dw.address(),
-            partial,
+            dw: to,
             dlogits_stride: dlogits.stride(0),
             x_stride: x.stride(0),
-            dw_stride: dw.stride(0),
+            dw_stride: stride,
             tokens: tokens as u32,
             logits: logits as u32,
             hidden: hidden as u32,
-            span: tokens.div_ceil(splits).next_multiple_of(32) as u32,
-            width: width as u32,
-            accumulate,
+            span: span as u32,
+            accumulate: u32::from(accumulate),
+            unused: 0,
         };
         let tile = device.tile(DW)?;
         let tiles = [logits.div_ceil(tile.rows as usize), hidden.div_ceil(tile.columns as usize).min(65535)];
@@ -235,7 +239,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             outputs: hidden as u32,
             width: width as u32,
             splits: splits as u32,
-            accumulate,
+            accumulate: u32::from(self.accumulate),
             unused: 0,
         };
         // SAFETY: as above; the sums were just written.
