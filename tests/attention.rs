@@ -7,7 +7,7 @@ use common::{
     Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, close, devices, same_bits_on_any_threads,
 };
 use trimoe::ops::{Attention, AttentionBackward};
-use trimoe::{Device, Elem, Place, bf16, f16};
+use trimoe::{Device, Elem, bf16, f16};
 
 impl Case {
     fn attention<T: Elem>(&self, device: &Device, qkv: &Guarded<T, 2>) -> (Guarded<T, 2>, Guarded<f32, 2>) {

@@ -3,7 +3,7 @@
 use super::expand::{Expand, ExpandBackward};
 use crate::cuda::cudarc::driver::DeviceRepr;
 use crate::cuda::{
-    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, countable,
+    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, ONLY, countable,
     images,
 };
 use crate::elem::Elem;
