@@ -15,6 +15,7 @@ mod progress;
 mod summary;
 mod terminal;
 mod train;
+mod variants;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,8 +42,8 @@ enum Command {
     Train(Options),
     /// Perplexity and load balance of a checkpoint.
     Eval(Options),
-    /// Train dense, flat and clustered on the same tokens, each in its own process, and compare.
-    Compare(Options),
+    /// Train variants on the same tokens, each in its own process, and compare: dense, flat and clustered, or --variants.
+    Compare(compare::CompareOptions),
     /// Continue a text.
     Generate(generate::GenerateOptions),
     /// Parameters, arithmetic, memory and traffic of a configuration or checkpoint, without allocating it.
@@ -74,7 +75,7 @@ fn dispatch(command: Option<Command>) -> Result<u8> {
         None => compare::quick(),
         Some(Command::Train(options)) => train::run(options.with_file()?),
         Some(Command::Eval(options)) => eval::run(options.with_file()?),
-        Some(Command::Compare(options)) => compare::run(options.with_file()?),
+        Some(Command::Compare(options)) => compare::run(options),
         Some(Command::Generate(options)) => generate::run(options),
         Some(Command::Inspect(options)) => inspect::run(options.with_file()?),
     }

@@ -19,8 +19,8 @@ pub use convert::{Convert, Converted, Expert};
 pub use grouping::Grouping;
 pub use kmeans::kmeans;
 pub use matching::matched;
-pub use parts::Tensors;
-pub use regroup::{Limits, Outcome, Regroup};
+pub use parts::{Tensors, steered};
+pub use regroup::{Limits, Outcome, Regroup, carried};
 pub use svd::{Factors, truncated_svd};
 
 use crate::error::{Result, ensure};

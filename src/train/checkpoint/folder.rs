@@ -9,7 +9,8 @@ use super::tensors::{Lazy, write_file, write_tensors};
 use super::{Checkpoint, Description, FORMAT, Position};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::train::param::Param;
+use crate::train::param::Buffer;
+use crate::train::trainer::Trainer;
 
 /// Start of the names of folders being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -91,11 +92,10 @@ impl RunFolder {
 
     /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
     ///
-    /// `params` are all of the model's, with training state. On an error nothing is left of the new
-    /// checkpoint, and the older ones are untouched.
+    /// On an error nothing is left of the new checkpoint, and the older ones are untouched.
     pub fn save<T: Elem>(
         &self,
-        params: &[Param<T>],
+        trainer: &Trainer<T>,
         description: &Description,
         tokenizer: Option<&Path>,
         position: Position,
@@ -107,7 +107,7 @@ impl RunFolder {
         let place = folder.join(name);
         let written = fs::create_dir(&unfinished)
             .map_err(Error::io("create", &unfinished))
-            .and_then(|()| write_all(&unfinished, params, description, tokenizer, position))
+            .and_then(|()| write_all(&unfinished, trainer, description, tokenizer, position))
             .and_then(|()| put_in_place(&folder, &unfinished, &place));
         if written.is_err() {
             // The first error is the one to report, whether or not the remains can be removed.
@@ -133,15 +133,16 @@ impl RunFolder {
 
 fn write_all<T: Elem>(
     folder: &Path,
-    params: &[Param<T>],
+    trainer: &Trainer<T>,
     description: &Description,
     tokenizer: Option<&Path>,
     position: Position,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
+    let params = trainer.model().params();
     let pieces =
         || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
-    let weights: Vec<_> = pieces()
+    let mut weights: Vec<_> = pieces()
         .map(|(param, i, piece)| Lazy {
             name: piece.name.clone(),
             shape: piece.shape(),
@@ -156,6 +157,8 @@ fn write_all<T: Elem>(
             moments.push(Lazy { name, shape: piece.shape(), values });
         }
     }
+    weights.extend(trainer.model().buffers().iter().flat_map(lazy));
+    moments.extend(trainer.clustering().buffers().flat_map(lazy));
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
         files.insert(name.to_owned(), write_file(&folder.join(name), content)?);
         Result::Ok(())
@@ -170,6 +173,15 @@ fn write_all<T: Elem>(
     let state = State { format: FORMAT, position, files };
     write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;
     sync_folder(folder)
+}
+
+/// The matrices of a buffer.
+fn lazy(buffer: &Buffer) -> impl Iterator<Item = Lazy<'_>> {
+    buffer.pieces.iter().map(|piece| Lazy {
+        name: piece.name.clone(),
+        shape: piece.shape(),
+        values: Box::new(|| piece.gather(&buffer.tensor)),
+    })
 }
 
 /// Renames a finished folder; one of the same step, damaged or from before going back, makes way.
