@@ -75,11 +75,17 @@ const BUSY: usize = 256;
 /// Fewest tokens of a split.
 const FEW: usize = 512;
 
-/// Into how many parts the tokens are split for `dw`: a router has few weights, and all tokens speak for each. A function
-/// of the sizes alone, as the order of the sums is then.
-fn splits(tokens: usize, logits: usize, hidden: usize) -> usize {
+/// Tokens of a part for `dw`: a router has few weights, and all tokens speak for each. A function of the sizes alone, as
+/// the order of the sums is then.
+fn span(tokens: usize, logits: usize, hidden: usize) -> usize {
     let tiles = logits.div_ceil(TILE) * hidden.div_ceil(TILE);
-    (BUSY / tiles.max(1)).min(tokens / FEW).max(1)
+    let splits = (BUSY / tiles.max(1)).min(tokens / FEW).max(1);
+    tokens.div_ceil(splits).next_multiple_of(32).max(32)
+}
+
+/// Into how many parts the tokens are split.
+fn splits(tokens: usize, logits: usize, hidden: usize) -> usize {
+    tokens.div_ceil(span(tokens, logits, hidden)).max(1)
 }
 
 /// Elements of a row of partial sums: whole 16 bytes.
@@ -203,9 +209,8 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             // SAFETY: as above.
             unsafe { device.over_rows(DX, T::DTYPE, [tokens, hidden], &params)? }
         }
-        let splits = splits(tokens, logits, hidden);
-        let (span, width) = (tokens.div_ceil(splits).next_multiple_of(32), width(hidden));
-        let (splits, partial) = (tokens.div_ceil(span).max(1), workspace.address().next_multiple_of(16));
+        let (splits, width) = (splits(tokens, logits, hidden), width(hidden));
+        let partial = workspace.address().next_multiple_of(16);
         let (to, stride, accumulate) = match splits {
             1 => (dw.address(), dw.stride(0), self.accumulate),
             _ => (partial, width as u64, false),
@@ -220,7 +225,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             tokens: tokens as u32,
             logits: logits as u32,
             hidden: hidden as u32,
-            span: span as u32,
+            span: span(tokens, logits, hidden) as u32,
             accumulate: u32::from(accumulate),
             unused: 0,
         };
