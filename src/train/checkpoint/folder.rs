@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
+
 use super::state::{CONFIG, MODEL, OPTIMIZER, STATE, Sealed, State, TOKENIZER, moment_name};
-use super::tensors::{Lazy, write_file, write_tensors};
+use super::tensors::{Lazy, Values, write_file, write_tensors};
 use super::{Checkpoint, Description, FORMAT, Position};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -91,7 +93,8 @@ impl RunFolder {
 
     /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
     ///
-    /// `params` are all of the model's, with training state. On an error nothing is left of the new
+    /// `params` are all of the model's; without training state the checkpoint can start a run, not continue one. On an
+    /// error nothing is left of the new
     /// checkpoint, and the older ones are untouched.
     pub fn save<T: Elem>(
         &self,
@@ -101,19 +104,10 @@ impl RunFolder {
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
-        let folder = self.checkpoints_path();
-        let name = format!("step-{:08}", position.step);
-        let unfinished = folder.join(format!("{UNFINISHED}{name}"));
-        let place = folder.join(name);
-        let written = fs::create_dir(&unfinished)
-            .map_err(Error::io("create", &unfinished))
-            .and_then(|()| write_all(&unfinished, params, description, tokenizer, position))
-            .and_then(|()| put_in_place(&folder, &unfinished, &place));
-        if written.is_err() {
-            // The first error is the one to report, whether or not the remains can be removed.
-            let _ = fs::remove_dir_all(&unfinished);
-        }
-        written?;
+        let place =
+            write_folder(&self.checkpoints_path(), &format!("step-{:08}", position.step), |folder| {
+                write_all(folder, params, description, tokenizer, position)
+            })?;
         self.prune(position.step, keep)?;
         Ok(place)
     }
@@ -131,6 +125,35 @@ impl RunFolder {
     }
 }
 
+/// Writes the folder `name` in `parent`, whole or not at all: `write` fills one beside it, which then takes its place.
+/// Returns the place.
+pub(crate) fn write_folder(
+    parent: &Path,
+    name: &str,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let unfinished = parent.join(format!("{UNFINISHED}{name}"));
+    let place = parent.join(name);
+    let written = remove_stale(&unfinished)
+        .and_then(|()| fs::create_dir(&unfinished).map_err(Error::io("create", &unfinished)))
+        .and_then(|()| write(&unfinished))
+        .and_then(|()| sync_folder(&unfinished))
+        .and_then(|()| put_in_place(parent, &unfinished, &place));
+    if written.is_err() {
+        // The first error is the one to report, whether or not the remains can be removed.
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    written.map(|()| place)
+}
+
+/// Removes what a process that was killed left there.
+fn remove_stale(unfinished: &Path) -> Result<()> {
+    if unfinished.exists() {
+        fs::remove_dir_all(unfinished).map_err(Error::io("remove", unfinished))?;
+    }
+    Ok(())
+}
+
 fn write_all<T: Elem>(
     folder: &Path,
     params: &[Param<T>],
@@ -144,16 +167,18 @@ fn write_all<T: Elem>(
     let weights: Vec<_> = pieces()
         .map(|(param, i, piece)| Lazy {
             name: piece.name.clone(),
+            dtype: Dtype::F32,
             shape: piece.shape(),
-            values: Box::new(move || param.get(i)),
+            values: Box::new(move || Ok(Values::F32(param.get(i)?))),
         })
         .collect();
     let mut moments = Vec::with_capacity(2 * weights.len());
     for (param, _, piece) in pieces() {
         let Some(state) = &param.state else { continue };
         for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
-            let (name, values) = (moment_name(piece, moment), Box::new(|| piece.gather(tensor)));
-            moments.push(Lazy { name, shape: piece.shape(), values });
+            let name = moment_name(piece, moment);
+            let values = Box::new(|| Ok(Values::F32(piece.gather(tensor)?)));
+            moments.push(Lazy { name, dtype: Dtype::F32, shape: piece.shape(), values });
         }
     }
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
@@ -169,7 +194,7 @@ fn write_all<T: Elem>(
     }
     let state = State { format: FORMAT, position, files };
     write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;
-    sync_folder(folder)
+    Ok(())
 }
 
 /// Renames a finished folder; one of the same step, damaged or from before going back, makes way.

@@ -220,6 +220,10 @@ impl Checkpoint {
     /// On an error, some may be set already.
     pub fn load_optimizer<T: Elem>(&self, params: &mut [Param<T>]) -> Result<()> {
         let tensors = self.optimizer.tensors()?;
+        if tensors.len() == 0 {
+            let why = "it has no optimiser state, so that no run can continue from it; --from starts one from its weights";
+            return Err(Error::checkpoint(&self.path, why));
+        }
         check_count(&self.optimizer, &tensors, params.iter().map(|p| 2 * p.pieces.len()).sum())?;
         for param in params {
             let Some(state) = &mut param.state else { continue };
