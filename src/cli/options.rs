@@ -79,6 +79,9 @@ pub(crate) struct Options {
     /// Tokens to train on in all; instead of --steps.
     #[arg(long)]
     pub tokens: Option<u64>,
+    /// Tokens of the training text to draw batches from [default: as many as are trained on].
+    #[arg(long, value_name = "TOKENS")]
+    pub corpus_tokens: Option<u64>,
     /// Optimiser steps.
     #[arg(long)]
     pub steps: Option<u64>,

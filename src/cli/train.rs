@@ -85,8 +85,9 @@ impl Plan {
     }
 
     /// A new run from the weights of a checkpoint, whose shape and schedule lie below the options. The router stays at the
-    /// temperature it had there, and a short run warms up for a tenth of its steps.
-    fn from_weights(options: Options) -> Result<Self> {
+    /// temperature it had there, a short run warms up for a tenth of its steps, and batches are drawn from as much text as
+    /// the weights have seen: the first few texts alone would pull the model toward them.
+    fn from_weights(mut options: Options) -> Result<Self> {
         let from = options.from.clone().unwrap_or_default();
         let given = [
             ("--preset", options.preset.map(|p| format!("{p:?}").to_lowercase())),
@@ -105,6 +106,7 @@ impl Plan {
         let Description { model, mut train, .. } = start.description().clone();
         let temperature = train.temperature_at(start.position().step);
         (train.temperature_start, train.temperature_end) = (temperature, temperature);
+        options.corpus_tokens = options.corpus_tokens.or(Some(start.position().tokens));
         let (model, mut train) = options.apply(model, train)?;
         if options.warmup.is_none() {
             train.warmup = train.warmup.min(train.steps / 10);

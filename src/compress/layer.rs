@@ -37,7 +37,7 @@ pub struct FullLayer<'a> {
 impl<'a> FullLayer<'a> {
     /// Finds the tensors and checks their shapes.
     pub fn open(shards: &'a Shards, names: &LayerNames, hidden: usize, inner: usize) -> Result<Self> {
-        let router = shards.weight(&names.router, &[names.experts.len(), hidden])?.finite()?;
+        let router = shards.weight(&names.router, &[names.experts.len(), hidden])?.to_f32()?;
         let shapes = [[inner, hidden], [inner, hidden], [hidden, inner]];
         let experts = names.experts.iter().map(|[gate, up, down]| {
             Ok([
@@ -62,7 +62,7 @@ impl<'a> FullLayer<'a> {
     /// An expert in f32.
     pub fn expert(&self, e: usize) -> Result<Expert<'static>> {
         let [gate, up, down] = &self.experts[e];
-        Ok(Expert { gate: gate.finite()?.into(), up: up.finite()?.into(), down: down.finite()?.into() })
+        Ok(Expert { gate: gate.to_f32()?.into(), up: up.to_f32()?.into(), down: down.to_f32()?.into() })
     }
 
     /// Dot products of all pairs of experts over their three matrices, `[experts, experts]`; of each expert a part at a time.
@@ -77,7 +77,7 @@ impl<'a> FullLayer<'a> {
                 let depth = DEPTH.min(len - start);
                 let spans = &mut spans[..experts * depth];
                 let read = |(to, expert): (&mut [f32], &[Stored<'_>; 3])| expert[part].read(start, to);
-                device.install(|| spans.par_chunks_mut(depth).zip(&self.experts).for_each(read));
+                device.install(|| spans.par_chunks_mut(depth).zip(&self.experts).try_for_each(read))?;
                 device.run(Gram {
                     x: View::new(spans, [experts, 1, depth])?,
                     gram: ViewMut::new(&mut gram, [experts, experts])?,

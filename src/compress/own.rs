@@ -70,7 +70,7 @@ impl Compressor<'_> {
             for i in 0..param.pieces.len() {
                 let (name, shape) = (&param.pieces[i].name, param.pieces[i].shape());
                 if !converted(name) {
-                    let values = self.shards.weight(name, &shape)?.finite()?;
+                    let values = self.shards.weight(name, &shape)?.to_f32()?;
                     param.set(i, &values)?;
                 }
             }

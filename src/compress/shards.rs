@@ -97,16 +97,13 @@ impl Shards {
         // weights, changing it meanwhile changes what is read.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
         let damaged = |why: String| Error::checkpoint(&path, why);
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|e| damaged(format!("the file is not usable safetensors ({} bytes): {e}", map.len())))?;
-        let start = 8 + header;
-        let want = start + metadata.data_len();
-        if map.len() != want {
-            return Err(damaged(format!(
-                "the file has {} bytes where its header says {want}: it is truncated or overwritten",
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            damaged(format!(
+                "its {} bytes are no whole safetensors file, truncated or overwritten: {e}",
                 map.len()
-            )));
-        }
+            ))
+        })?;
+        let start = 8 + header;
         let found = metadata.tensors();
         for name in promised.unwrap_or_default() {
             if !found.contains_key(*name) {
@@ -180,8 +177,8 @@ impl Shards {
 }
 
 impl Stored<'_> {
-    /// Elements from `start` on, as f32. Of a [`Shards::weight`]; panics beyond its end.
-    pub(super) fn read(&self, start: usize, to: &mut [f32]) {
+    /// Elements from `start` on, as f32, each of them finite. Of a [`Shards::weight`]; panics beyond its end.
+    pub(super) fn read(&self, start: usize, to: &mut [f32]) -> Result<()> {
         let size = self.dtype.bitsize() / 8;
         let bytes = &self.bytes[start * size..(start + to.len()) * size];
         match self.dtype {
@@ -189,19 +186,20 @@ impl Stored<'_> {
             Dtype::F16 => widen(bytes, to, |b| f16::from_le_bytes(b).to_f32()),
             _ => widen(bytes, to, f32::from_le_bytes),
         }
-    }
-
-    /// All elements as f32; an error if one is not finite.
-    pub(super) fn finite(&self) -> Result<Vec<f32>> {
-        let mut values = vec![0f32; self.shape.iter().product()];
-        self.read(0, &mut values);
-        match values.iter().position(|v| !v.is_finite()) {
+        match to.iter().position(|v| !v.is_finite()) {
             Some(at) => {
-                let why = format!("element {at} of tensor `{}` is {}", self.name, values[at]);
+                let why = format!("element {} of tensor `{}` is {}", start + at, self.name, to[at]);
                 Err(Error::checkpoint(self.file, why))
             }
-            None => Ok(values),
+            None => Ok(()),
         }
+    }
+
+    /// All elements as f32.
+    pub(super) fn to_f32(self) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; self.shape.iter().product()];
+        self.read(0, &mut values)?;
+        Ok(values)
     }
 }
 

@@ -48,12 +48,31 @@ fn options_that_do_not_fit_a_run_are_named() {
 }
 
 #[test]
+fn a_run_from_weights_takes_their_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let [flat, out] = ["flat", "out"].map(|name| dir.path().join(name));
+    train(&flat, 2, &["--ffn", "flat"]).ok();
+    let from = |args: &[&str]| {
+        trimoe(&[&["train", "--from", text(&flat), "--out", text(&out), "--steps", "2"], args].concat())
+    };
+    from(&["--resume"]).fails(2, &["--from", "--resume continues one"]);
+    from(&["--preset", "small"]).fails(2, &["--preset small", "the model is that of --from"]);
+    from(&["--checkpoint", text(&flat)]).fails(2, &["--checkpoint", "the model is that of --from"]);
+    from(&["--ffn", "clustered"]).fails(2, &["--ffn clustered", "was made with flat"]);
+    from(&["--out", text(&flat)]).fails(2, &["--out", "holds a run already"]);
+    trimoe(&["compare", "--from", text(&flat)]).fails(2, &["--from", "from their start"]);
+    assert!(!out.exists());
+    from(&[]).ok();
+}
+
+#[test]
 fn a_text_too_short_to_calibrate_on_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let [data, run, to, short] = ["data.txt", "run", "to", "short.txt"].map(|name| dir.path().join(name));
     fs::write(&data, story(2000)).unwrap();
     fs::write(&short, story(10)).unwrap();
-    train(&run, 2, &["--ffn", "flat", "--data", text(&data), "--eval-data", text(&data)]).ok();
+    train(&run, 2, &["--ffn", "flat", "--data", text(&data), "--eval-data", text(&data), "--vocab", "300"])
+        .ok();
     compress(&run, &to, &[]).fails(2, &["--calibration (none)", "trained on text"]);
     compress(&run, &to, &["--calibration", text(&short)]).fails(1, &["short.txt", "fewer than the 33"]);
     let missing = dir.path().join("missing.txt");
@@ -108,7 +127,7 @@ fn models_that_cannot_be_compressed_say_why() {
         let bytes = fs::read(folder.join(&second)).unwrap();
         fs::write(folder.join(&second), &bytes[..bytes.len() - 1]).unwrap();
     });
-    compress(&cut, &to, &[]).fails(1, &[&second, "truncated"]);
+    compress(&cut, &to, &[]).fails(1, &[&second, "truncated or overwritten"]);
     let stub = from("stub", &mixtral(), &|folder| fs::write(folder.join(&third), "short").unwrap());
     compress(&stub, &to, &[]).fails(1, &[&third, "5 bytes"]);
     let swapped = from("swapped", &mixtral(), &|folder| {

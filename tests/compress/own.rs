@@ -1,8 +1,9 @@
 //! Runs of this crate.
 
+use std::fs;
 use std::path::Path;
 
-use crate::command::{Done, checkpoints, contents, metrics, text, train, trimoe};
+use crate::command::{Done, checkpoints, contents, metrics, story, text, train, trimoe};
 
 /// A flat model after some steps on the built-in language.
 fn flat(out: &Path) {
@@ -46,9 +47,30 @@ fn a_compressed_run_is_evaluated_continued_and_trained_on() {
     assert!(trained["ppl_word"].as_f64().unwrap() < value("ppl_word_after"), "{trained}");
     assert_eq!(metrics(&on).len(), 20);
     // A run from weights is a run like others: it continues without them.
-    std::fs::remove_dir_all(&to).unwrap();
+    fs::remove_dir_all(&to).unwrap();
     trimoe(&["train", "--resume", "--out", text(&on), "--steps", "22"]).ok();
     assert_eq!(metrics(&on).len(), 22);
+}
+
+#[test]
+fn a_run_from_weights_draws_from_the_text_they_saw_and_resumes_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, flat, whole, parts] = ["data.txt", "flat", "whole", "parts"].map(|name| dir.path().join(name));
+    fs::write(&data, story(4000)).unwrap();
+    let texts = ["--data", text(&data), "--eval-data", text(&data)];
+    train(&flat, 40, &[&texts[..], &["--ffn", "flat", "--vocab", "300"]].concat()).ok();
+    let from = |out: &Path, args: &[&str]| {
+        let base = ["train", "--from", text(&flat), "--out", text(out), "--steps", "4", "--threads", "2"];
+        trimoe(&[&base[..], &texts, args].concat()).ok();
+    };
+    from(&whole, &[]);
+    from(&parts, &["--stop-at", "2"]);
+    let config = fs::read_to_string(whole.join("config.toml")).unwrap();
+    assert!(config.contains("corpus-tokens = 1280\n") && !config.contains("from ="), "{config}");
+    trimoe(&["train", "--resume", "--out", text(&parts)]).ok();
+    assert_eq!(metrics(&whole), metrics(&parts));
+    let last = |run: &Path| contents(&checkpoints(run).pop().unwrap());
+    assert!(last(&whole) == last(&parts));
 }
 
 #[test]

@@ -24,6 +24,9 @@ use crate::train::model::Model;
 /// Texts of `seq` tokens that Fisher information is taken from.
 const FISHER_ROWS: u64 = 32;
 
+/// Tokens of the calibration text to draw each one from: windows from many texts say more than the first texts whole.
+const DRAWN_FROM: u64 = 64;
+
 /// A flat model that is compressed.
 struct Job<'a> {
     args: &'a CompressOptions,
@@ -203,7 +206,8 @@ fn calibration_batches(
     let tokens_per_batch = (train.batch as u64).saturating_mul(model.seq as u64);
     let steps = args.calibration_tokens.div_ceil(tokens_per_batch).max(1);
     let train = TrainConfig { accumulate: 1, steps, seed: args.seed, ..train.clone() };
-    let options = Options { data: args.calibration.clone(), ..args.options() };
+    let corpus_tokens = Some(args.calibration_tokens.saturating_mul(DRAWN_FROM));
+    let options = Options { data: args.calibration.clone(), corpus_tokens, ..args.options() };
     language.batches(&options, model, &train, cache)
 }
 
@@ -228,6 +232,9 @@ fn print_layers(layers: &[LayerReport]) -> Result<()> {
     ))
 }
 
+/// A number of a layer.
+type Measure = fn(&LayerReport) -> f64;
+
 fn print_perplexity(before: Option<f64>, ours: &Clustered, random: Option<&Clustered>) -> Result<()> {
     if let (Some(before), Some(after)) = (before, ours.perplexity) {
         let rise = |after: f64| 100.0 * (after / before - 1.0);
@@ -237,13 +244,13 @@ fn print_perplexity(before: Option<f64>, ours: &Clustered, random: Option<&Clust
         }
     }
     let Some(random) = random else { return Ok(()) };
-    let of: [(&str, fn(&LayerReport) -> f64); 3] = [
+    let measures: [(&str, Measure); 3] = [
         ("mean error of an expert", |r| mean(&r.errors)),
         ("error of a layer's output", |r| r.output_error),
         ("share of tokens whose experts share a cluster", |r| r.together),
     ];
-    for (name, of) in of {
-        let all = |layers: &[LayerReport]| mean(&layers.iter().map(of).collect::<Vec<_>>());
+    for (name, measure) in measures {
+        let all = |layers: &[LayerReport]| mean(&layers.iter().map(measure).collect::<Vec<_>>());
         say(format_args!("{name}: {:.4}, at random {:.4}", all(&ours.layers), all(&random.layers)))?;
     }
     Ok(())
