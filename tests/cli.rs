@@ -29,6 +29,34 @@ fn training_in_two_parts_is_training_in_one_to_the_bit() {
 }
 
 #[test]
+fn a_run_continues_to_the_bit_from_either_side_of_an_event() {
+    // Centroids of one batch are noise: there is something to regroup.
+    let noise = ["--cluster-alpha", "0", "--centroid-rate", "1", "--experts", "8", "--balance", "bias"];
+    let regroup = ["--cluster-every", "2", "--burn-in", "2", "--cluster-gain", "0", "--cluster-error", "9"];
+    let convert = ["--cluster-every", "3", "--burn-in", "4", "--mode", "convert", "--precision", "bf16"];
+    for (args, want, count) in [(regroup, "accepted", 4), (convert, "converted", 2)] {
+        let args = [&args[..], &noise].concat();
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("whole");
+        train(&whole, 8, &args).ok();
+        let events: Vec<_> =
+            metrics(&whole).iter().flat_map(|m| m["clustering"].as_array().cloned()).flatten().collect();
+        assert_eq!(events.len(), count, "{events:?}");
+        assert!(events.iter().any(|event| event["result"] == want), "{events:?}");
+        for stop in 1..8 {
+            let parts = dir.path().join(format!("stopped-{stop}"));
+            train(&parts, 8, &[&args[..], &["--stop-at", &stop.to_string()]].concat()).ok();
+            trimoe(&["train", "--resume", "--out", text(&parts)]).ok();
+            let [whole_last, parts_last] = [&whole, &parts].map(|run| checkpoints(run).pop().unwrap());
+            for (a, b) in contents(&whole_last).into_iter().zip(contents(&parts_last)) {
+                assert!(a == b, "{} of {want} differs after stopping at {stop}", a.0);
+            }
+            assert_eq!(metrics(&whole), metrics(&parts));
+        }
+    }
+}
+
+#[test]
 fn flags_win_over_the_file_and_the_file_over_the_preset() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("run.toml");
@@ -146,6 +174,17 @@ fn compare_trains_each_variant_once() {
     assert_eq!(table(), runs);
     small("compare", &[&args[..], &["--lr", "0.5"]].concat())
         .fails(2, &["--out", "dense-seed0", "other options"]);
+    // More seeds and variants continue the same comparison.
+    let more = small("compare", &[&args[..], &["--variants", "flat,static", "--seeds", "2"]].concat());
+    assert_eq!(more.stderr.matches("finished before").count(), 1, "{more:#?}");
+    assert!(more.stdout.contains("medians of 2 seeds"), "{more:#?}");
+    let runs = table();
+    let of = |name: &str| runs.as_array().unwrap().iter().map(|r| r[name].clone()).collect::<Vec<_>>();
+    assert_eq!(of("name"), ["flat", "static", "flat", "static"]);
+    assert_eq!(of("seed"), [0, 0, 1, 1]);
+    small("compare", &[&args[..], &["--seeds", "0"]].concat()).fails(2, &["--seeds 0:"]);
+    small("compare", &[&args[..], &["--variants", "static", "--clusters", "3"]].concat())
+        .fails(2, &["--clusters 3:", "does not divide"]);
 }
 
 #[test]

@@ -23,6 +23,7 @@ impl Inputs {
         let shape = match kind {
             FfnKind::Dense => Shape { hidden: 6, inner: 10, experts: 1, clusters: 1, topk: 1, rank: 0 },
             FfnKind::Flat => Shape { hidden: 6, inner: 10, experts: 5, clusters: 1, topk: 2, rank: 0 },
+            FfnKind::Full => Shape { hidden: 6, inner: 10, experts: 6, clusters: 2, topk: 2, rank: 0 },
             FfnKind::Clustered => Shape { hidden: 6, inner: 10, experts: 6, clusters: 2, topk: 2, rank: 3 },
         };
         let layer = Layer { kind, shape };
@@ -47,7 +48,7 @@ impl Inputs {
         let mut saved = self.layer.saved(device, self.tokens).unwrap();
         let mut ws = Workspace::new(device, &self.layer, self.tokens, false, 0).unwrap();
         let x = View::new(&x, [self.tokens, hidden]).unwrap();
-        let pass = Forward { device, router: ROUTER, x, y: out.view_mut() };
+        let pass = Forward { device, router: ROUTER, bias: None, x, y: out.view_mut() };
         self.layer.forward(pass, &weights, &mut saved, &mut ws).unwrap();
         assert_eq!(saved.stats().unwrap().is_none(), self.layer.kind == FfnKind::Dense);
         out.host().unwrap().iter().map(|&v| f64::from(v)).collect()
@@ -100,7 +101,7 @@ fn every_rule_is_checked() {
         let mut y = device.zeros::<f32, 2>([tokens, 6]).unwrap();
         let mut saved = layer.saved(&device, saved_tokens).unwrap();
         let mut ws = Workspace::new(&device, &layer, ws_tokens, true, 0).unwrap();
-        let pass = Forward { device: &device, router: ROUTER, x: x.view(), y: y.view_mut() };
+        let pass = Forward { device: &device, router: ROUTER, bias: None, x: x.view(), y: y.view_mut() };
         layer.forward(pass, weights, &mut saved, &mut ws)
     };
     forward(4, &weights, 4, 4).unwrap();
@@ -120,7 +121,7 @@ fn every_rule_is_checked() {
     let (mut y, mut ws) =
         (device.zeros::<f32, 2>([4, 6]).unwrap(), Workspace::new(&device, &layer, 4, true, 0).unwrap());
     let mut other = dense.saved(&device, 4).unwrap();
-    let pass = Forward { device: &device, router: ROUTER, x: x.view(), y: y.view_mut() };
+    let pass = Forward { device: &device, router: ROUTER, bias: None, x: x.view(), y: y.view_mut() };
     assert_breaks(layer.forward(pass, &weights, &mut other, &mut ws), "of the layer's kind");
     let mut saved = layer.saved(&device, 4).unwrap();
     let (dx, dy) = (&mut y, x.view());

@@ -56,7 +56,8 @@ fn perturbed(config: &ModelConfig, device: &Device) -> Model<f32> {
 /// Mean loss, and how many slots each expert of each layer got.
 fn mean_nll(model: &mut Model<f32>, ids: &[u32]) -> (f64, Vec<u32>) {
     let mut slots = Vec::new();
-    let nll = model.nll(ids, SEQUENCES, ROUTER.temperature, |_, s| slots.extend(&s.expert_slots)).unwrap();
+    let nll =
+        model.nll(ids, SEQUENCES, ROUTER.temperature, |_, r| slots.extend(&r.stats.expert_slots)).unwrap();
     (nll.iter().map(|&l| f64::from(l)).sum::<f64>() / nll.len() as f64, slots)
 }
 
@@ -132,7 +133,7 @@ fn train(ffn: FfnKind, steps: u64, accumulate: usize) -> TrainConfig {
         steps,
         lr,
         warmup: 5,
-        balance: 0.01,
+        balance_coefficient: 0.01,
         z_loss: 1e-3,
         ..Preset::Tiny.train()
     }
@@ -233,7 +234,8 @@ fn evaluation_needs_no_training_state_and_agrees() {
         }
         let ids = ids(&config, 6);
         let mut slots = 0;
-        let nll = lean.nll(&ids, SEQUENCES, 0.9, |_, s| slots += s.expert_slots.iter().sum::<u32>()).unwrap();
+        let nll =
+            lean.nll(&ids, SEQUENCES, 0.9, |_, r| slots += r.stats.expert_slots.iter().sum::<u32>()).unwrap();
         assert_eq!(nll, trained.nll(&ids, SEQUENCES, 0.9, |_, _| {}).unwrap());
         let tokens = (SEQUENCES * config.seq * config.topk * config.layers) as u32;
         assert_eq!(slots, if ffn == FfnKind::Dense { 0 } else { tokens });

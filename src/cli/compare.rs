@@ -6,26 +6,44 @@ use std::process::{Command, Stdio};
 use super::corpus::{Language, cache_folder};
 use super::interrupt;
 use super::options::Options;
-use super::summary::{Summary, compare_table, write_json};
+use super::summary::{Run, Summary, compare_table, write_json};
 use super::terminal::{note, say};
+use super::variants::Variant;
 use crate::error::{Error, Result};
-use crate::moe::FfnKind;
 use crate::train::checkpoint::RunFolder;
 use crate::train::config::{ModelConfig, TrainConfig};
 use crate::train::preset::Preset;
+
+/// Most seeds of a comparison: more is a slip.
+const MOST_SEEDS: u64 = 100;
+
+/// What `compare` takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct CompareOptions {
+    #[command(flatten)]
+    options: Options,
+    /// What to train, by commas [default: dense,flat,clustered].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    variants: Vec<Variant>,
+    /// Runs of each variant, with seeds from --seed on; their median is printed, and how far they spread.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+}
 
 /// Without a command: preset tiny on the built-in language, in a folder that is removed afterwards.
 pub(super) fn quick() -> Result<u8> {
     let out = std::env::temp_dir().join(format!("trimoe-{}", std::process::id()));
     let options = Options { preset: Some(Preset::Tiny), out: Some(out.clone()), ..Options::default() };
-    let result = run(options);
+    let result = run(CompareOptions { options, variants: Vec::new(), seeds: 1 });
     if let Err(e) = std::fs::remove_dir_all(&out) {
         tracing::warn!("cannot remove {}: {e}", out.display());
     }
     result
 }
 
-pub(super) fn run(options: Options) -> Result<u8> {
+pub(super) fn run(compare: CompareOptions) -> Result<u8> {
+    let CompareOptions { options, mut variants, seeds } = compare;
+    let options = options.with_file()?;
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
     let (ffn, checkpoint) = (options.ffn.map(|f| f.to_string()), path(&options.checkpoint));
     for (option, value) in [("--ffn", ffn), ("--checkpoint", checkpoint), ("--from", path(&options.from))] {
@@ -41,19 +59,34 @@ pub(super) fn run(options: Options) -> Result<u8> {
         ));
     }
     let (model, train) = options.resolve()?;
-    for ffn in FfnKind::ALL {
-        model.variant(ffn).validate()?;
+    if !(1..=MOST_SEEDS).contains(&seeds) || train.seed.checked_add(seeds).is_none_or(|s| s > i64::MAX as u64)
+    {
+        return Err(Error::config("--seeds", seeds, format!("must lie in 1..={MOST_SEEDS}")));
+    }
+    if variants.is_empty() {
+        variants = Variant::DEFAULT.to_vec();
+    }
+    for variant in &variants {
+        let (model, train) = variant.of(&model, &train);
+        model.validate()?;
+        train.validate(model.seq)?;
     }
     interrupt::listen(None)?;
     let compare = Compare::prepare(options, model, train)?;
-    let mut runs = Vec::with_capacity(FfnKind::ALL.len());
-    for ffn in FfnKind::ALL {
-        match compare.variant(ffn)? {
-            Outcome::Done(summary) => runs.push(summary),
-            Outcome::Failed(code) => return Ok(code),
+    let mut runs = Vec::new();
+    // Seed by seed, so that a comparison that is cut short has whole rounds.
+    for seed in compare.train.seed..compare.train.seed + seeds {
+        for &variant in &variants {
+            match compare.variant(variant, seed)? {
+                Outcome::Done(summary) => runs.push(Run { name: variant.name().into(), seed, summary }),
+                Outcome::Failed(code) => return Ok(code),
+            }
         }
     }
     say(format_args!("{}", compare_table(&runs)))?;
+    if seeds > 1 {
+        say(format_args!("medians of {seeds} seeds; in brackets the smallest and the largest"))?;
+    }
     for mark in &compare.marks {
         say(format_args!("{mark}"))?;
     }
@@ -96,9 +129,11 @@ impl Compare {
     }
 
     /// Trains one variant, continues it, or takes its result if it is finished.
-    fn variant(&self, ffn: FfnKind) -> Result<Outcome> {
-        let folder = self.out.join(format!("{ffn}-seed{}", self.train.seed));
-        let wanted = self.options.resolved(&self.model.variant(ffn), &self.train)?;
+    fn variant(&self, variant: Variant, seed: u64) -> Result<Outcome> {
+        let name = format!("{}-seed{seed}", variant.name());
+        let folder = self.out.join(&name);
+        let (model, train) = variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() });
+        let wanted = self.options.resolved(&model, &train)?;
         let (config, result) = (folder.join("config.toml"), folder.join("result.json"));
         if config.is_file() {
             if Options::read(&config)? != wanted {
@@ -106,11 +141,11 @@ impl Compare {
                 return Err(Error::config("--out", folder.display(), why));
             }
             if let Some(summary) = read_result(&result) {
-                note(format_args!("{ffn}: finished before, taken from {}", result.display()));
+                note(format_args!("{name}: finished before, taken from {}", result.display()));
                 return Ok(Outcome::Done(summary));
             }
         }
-        let toml = self.out.join(format!("{ffn}-seed{}.toml", self.train.seed));
+        let toml = self.out.join(format!("{name}.toml"));
         std::fs::write(&toml, wanted.to_toml()?).map_err(Error::io("write", &toml))?;
         let program = std::env::current_exe()
             .map_err(|e| Error::Host { what: "a child process", why: e.to_string() })?;
@@ -127,10 +162,7 @@ impl Compare {
         match (status.code(), read_result(&result)) {
             (Some(0), Some(summary)) => Ok(Outcome::Done(summary)),
             (Some(code @ 1..=255), _) => Ok(Outcome::Failed(code as u8)),
-            _ => Err(Error::data(
-                &folder,
-                format!("training the {ffn} variant ended with {status} and no result"),
-            )),
+            _ => Err(Error::data(&folder, format!("training {name} ended with {status} and no result"))),
         }
     }
 }

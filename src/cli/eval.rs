@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::train::checkpoint::{Checkpoint, Description, RunFolder};
 use crate::train::config::{ModelConfig, Precision, TrainConfig};
 use crate::train::eval::{EvalReport, evaluate};
+use crate::train::exchange::ExchangeCost;
 use crate::train::model::Model;
 
 /// A checkpoint with the options given now, which may set what does not change the model: batch, precision.
@@ -30,8 +31,9 @@ impl Loaded {
         };
         let checkpoint = RunFolder::open_checkpoint(path)?;
         let Description { model, train, .. } = checkpoint.description().clone();
-        let (model, train) = options.apply(model, train)?;
+        let (mut model, train) = options.apply(model, train)?;
         checkpoint.check_model(&model)?;
+        model.ffn = checkpoint.form();
         train.validate(model.seq)?;
         let device = Device::cpu_with_threads(options.threads()?)?;
         Ok(Loaded { checkpoint, model, train, device })
@@ -40,7 +42,7 @@ impl Loaded {
     /// The model for batches of `batch` sequences, with the weights of the checkpoint.
     pub fn model<T: Elem>(&self, batch: usize) -> Result<Model<T>> {
         let mut model = Model::new(&self.model, &self.device, batch, 0, false)?;
-        self.checkpoint.load_weights(model.params_mut())?;
+        self.checkpoint.load_model(&mut model)?;
         Ok(model)
     }
 
@@ -69,6 +71,7 @@ struct Json {
     words: u64,
     load_cv: f64,
     load_cv_by_layer: Vec<f64>,
+    all_to_all: Vec<ExchangeCost>,
 }
 
 fn eval<T: Elem>(options: &Options, loaded: &Loaded) -> Result<u8> {
@@ -99,6 +102,7 @@ fn eval<T: Elem>(options: &Options, loaded: &Loaded) -> Result<u8> {
         words: report.words,
         load_cv: report.load.cv(),
         load_cv_by_layer: report.load.cv_by_layer(),
+        all_to_all: report.traffic,
     };
     write_json(options.json.as_deref(), &json)?;
     Ok(0)
@@ -115,12 +119,17 @@ pub(super) fn print(report: &EvalReport) -> Result<()> {
         report.tokens,
         report.words
     ))?;
-    let layers = report.load.cv_by_layer();
-    if let Some(worst) = layers.iter().copied().reduce(f64::max) {
+    let (layers, worst) = (report.load.slots().len(), report.load.worst_cv());
+    if layers > 0 {
+        let cv = report.load.cv();
+        say(format_args!("load CV {cv:.3}, mean over {layers} layers; worst layer {worst:.3}"))?;
+    }
+    for cost in &report.traffic {
         say(format_args!(
-            "load CV {:.3}, mean over {} layers; worst layer {worst:.3}",
-            report.load.cv(),
-            layers.len()
+            "all-to-all, {}: {:.0} B/token ({:.3} rows a layer)",
+            cost.exchange.name(),
+            cost.bytes_per_token,
+            cost.rows_per_layer
         ))?;
     }
     if report.load.skipped() > 0 {

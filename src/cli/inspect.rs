@@ -20,7 +20,7 @@ pub(super) fn run(options: Options) -> Result<u8> {
         None => options.resolve()?,
     };
     let kinds = match (options.ffn, &options.checkpoint) {
-        (None, None) => FfnKind::ALL.to_vec(),
+        (None, None) => vec![FfnKind::Dense, FfnKind::Flat, FfnKind::Clustered],
         _ => vec![model.ffn],
     };
     let account = |&ffn: &FfnKind| Accounting::new(&model.variant(ffn), train.precision);

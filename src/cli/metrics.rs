@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::train::clustering::{Event, EventResult};
 use crate::train::trainer::StepReport;
 
 /// A line of the file.
@@ -24,14 +25,17 @@ pub(crate) struct Line {
     pub lr: f32,
     /// Standard deviation over mean of slots per expert, averaged over layers.
     pub load_cv: f32,
+    /// Attempts to regroup experts after the step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clustering: Vec<Event>,
     /// Tokens of the step.
     pub tokens: u64,
     /// Wall-clock seconds of the step.
     pub seconds: f64,
 }
 
-impl From<&StepReport> for Line {
-    fn from(r: &StepReport) -> Self {
+impl From<StepReport> for Line {
+    fn from(r: StepReport) -> Self {
         Line {
             step: r.step,
             loss: r.loss,
@@ -39,6 +43,7 @@ impl From<&StepReport> for Line {
             grad_norm: r.grad_norm,
             lr: r.lr,
             load_cv: r.load_cv,
+            clustering: r.clustering,
             tokens: r.tokens as u64,
             seconds: r.seconds,
         }
@@ -90,6 +95,20 @@ impl Metrics {
         let mut speeds: Vec<f64> = self.lines.iter().map(|l| l.tokens as f64 / l.seconds.max(1e-9)).collect();
         speeds.sort_by(f64::total_cmp);
         speeds.get(speeds.len() / 2).copied().unwrap_or(0.0)
+    }
+
+    /// Attempts to regroup the experts of a layer: those accepted, and all.
+    pub fn regroupings(&self) -> (usize, usize) {
+        let all = self.lines.iter().flat_map(|line| &line.clustering);
+        let events = || all.clone().filter(|event| event.result != EventResult::Converted);
+        let accepted = events().filter(|event| event.result == EventResult::Accepted).count();
+        (accepted, events().count())
+    }
+
+    /// Share of the seconds of all steps that those attempts took.
+    pub fn clustering_share(&self) -> f64 {
+        let events = self.lines.iter().flat_map(|line| &line.clustering);
+        events.map(|event| event.seconds).sum::<f64>() / self.seconds().max(1e-9)
     }
 
     /// Seconds of all steps together, those before a resume included.

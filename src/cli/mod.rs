@@ -16,6 +16,7 @@ mod progress;
 mod summary;
 mod terminal;
 mod train;
+mod variants;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -42,8 +43,8 @@ enum Command {
     Train(Options),
     /// Perplexity and load balance of a checkpoint.
     Eval(Options),
-    /// Train dense, flat and clustered on the same tokens, each in its own process, and compare.
-    Compare(Options),
+    /// Train variants on the same tokens, each in its own process, and compare: dense, flat and clustered, or --variants.
+    Compare(compare::CompareOptions),
     /// Turn the full experts of a trained flat model into clusters with shared bases and low-rank residuals.
     Compress(compress::CompressOptions),
     /// Continue a text.
@@ -77,7 +78,7 @@ fn dispatch(command: Option<Command>) -> Result<u8> {
         None => compare::quick(),
         Some(Command::Train(options)) => train::run(options.with_file()?),
         Some(Command::Eval(options)) => eval::run(options.with_file()?),
-        Some(Command::Compare(options)) => compare::run(options.with_file()?),
+        Some(Command::Compare(options)) => compare::run(options),
         Some(Command::Compress(options)) => compress::run(options),
         Some(Command::Generate(options)) => generate::run(options),
         Some(Command::Inspect(options)) => inspect::run(options.with_file()?),

@@ -10,11 +10,15 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
-use crate::train::config::{ModelConfig, Precision, TrainConfig};
+use crate::train::config::{Balance, BaseWeights, Mode, ModelConfig, Precision, TrainConfig};
 use crate::train::preset::Preset;
 
 /// Most threads `--threads` takes: beyond it a number is a slip, not a machine.
 const MOST_THREADS: usize = 4096;
+
+/// With more experts than this, an attempt to regroup them takes long enough to be made half as often.
+const MANY_EXPERTS: usize = 256;
+const CLUSTER_EVERY_WITH_MANY: u64 = 200;
 
 /// A finite f32: JSON, which options pass through, has no other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,9 +190,15 @@ pub(crate) struct Options {
     /// Largest global norm of the gradient.
     #[arg(long, help_heading = "Schedule")]
     pub clip: Option<Number>,
+    /// What keeps the experts' load even.
+    #[arg(long, value_enum, help_heading = "Schedule")]
+    pub balance: Option<Balance>,
     /// Coefficient of the balance loss.
     #[arg(long, help_heading = "Schedule")]
-    pub balance: Option<Number>,
+    pub balance_coefficient: Option<Number>,
+    /// Change of the selection bias in a step.
+    #[arg(long, help_heading = "Schedule")]
+    pub bias_rate: Option<Number>,
     /// Coefficient of the router's z-loss.
     #[arg(long, help_heading = "Schedule")]
     pub z_loss: Option<Number>,
@@ -201,6 +211,32 @@ pub(crate) struct Options {
     /// Steps before the router temperature starts to fall.
     #[arg(long, help_heading = "Schedule")]
     pub burn_in: Option<u64>,
+
+    /// How a clustered model comes to be.
+    #[arg(long, value_enum, help_heading = "Clustering")]
+    pub mode: Option<Mode>,
+    /// Steps between attempts to regroup the experts, after the burn-in; 0 for none [default: 100, with more than 256
+    /// experts 200].
+    #[arg(long, value_name = "STEPS", help_heading = "Clustering")]
+    pub cluster_every: Option<u64>,
+    /// Share of the weights in the similarity of experts; the rest is that of their mean tokens.
+    #[arg(long, help_heading = "Clustering")]
+    pub cluster_alpha: Option<Number>,
+    /// Least similarity for which evening out sizes considers a move.
+    #[arg(long, help_heading = "Clustering")]
+    pub cluster_tau: Option<Number>,
+    /// Least rise of the similarity inside clusters for which a regrouping is taken.
+    #[arg(long, help_heading = "Clustering")]
+    pub cluster_gain: Option<Number>,
+    /// Largest relative error of an expert that a regrouping may cause.
+    #[arg(long, help_heading = "Clustering")]
+    pub cluster_error: Option<Number>,
+    /// Weight of a batch in the moving means of an expert's tokens and load.
+    #[arg(long, help_heading = "Clustering")]
+    pub centroid_rate: Option<Number>,
+    /// Weighted means that a changed cluster's base may become.
+    #[arg(long, value_enum, help_heading = "Clustering")]
+    pub base_weights: Option<BaseWeights>,
 }
 
 impl Options {
@@ -255,6 +291,9 @@ impl Options {
         let given = to_map(self)?;
         let model: ModelConfig = overlay(&model, &given)?;
         let mut train: TrainConfig = overlay(&train, &given)?;
+        if self.cluster_every.is_none() && model.experts > MANY_EXPERTS {
+            train.cluster_every = train.cluster_every.max(CLUSTER_EVERY_WITH_MANY);
+        }
         if let Some(tokens) = self.tokens {
             train.steps = tokens.div_ceil(train.tokens_per_step(model.seq).max(1));
         }

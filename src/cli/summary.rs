@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::terminal::say;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
+use crate::train::config::Mode;
 
 /// What a finished run reports; `compare` prints a list of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// The feed-forward part.
     pub variant: FfnKind,
+    /// How a clustered model came to be.
+    pub mode: Option<Mode>,
     /// All parameters.
     pub params_total: u64,
     /// Parameters of the feed-forward parts.
@@ -30,14 +33,27 @@ pub(crate) struct Summary {
     pub ppl_subword: Option<f64>,
     /// Standard deviation over mean of slots per expert over the evaluation text, averaged over layers.
     pub load_cv: Option<f64>,
+    /// The largest of any layer.
+    pub load_cv_worst: Option<f64>,
+    /// Attempts to regroup the experts of a layer that were accepted.
+    pub regroupings_accepted: usize,
+    /// Attempts to regroup the experts of a layer.
+    pub regroupings: usize,
+    /// Share of the training time that the attempts took.
+    pub clustering_share: f64,
     /// Peak resident bytes, pages of mapped files left out; `None` where the system does not say.
     pub peak_bytes: Option<u64>,
+    /// The same since full experts were converted, where they were.
+    pub peak_bytes_after_conversion: Option<u64>,
     /// Bytes of weights, gradients and optimiser state.
     pub state_bytes: u64,
     /// Bytes of activations kept from forward to backward.
     pub activation_bytes: u64,
-    /// Expected bytes between ranks per token, all layers, dispatch and return; see `train::exchange`.
+    /// Bytes between ranks per token, all layers, dispatch and return; see `train::exchange`: of the evaluation text's choices,
+    /// else expected under uniform routing.
     pub all_to_all_bytes_per_token: f64,
+    /// The same where a token travels once to each distinct rank among its flat experts.
+    pub all_to_all_bytes_per_rank: Option<f64>,
     /// Seconds of all training steps.
     pub seconds: f64,
     /// Optimiser steps.
@@ -65,10 +81,23 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table
 }
 
-/// The table of `compare`.
-pub(crate) fn compare_table(runs: &[Summary]) -> Table {
+/// A run of `compare`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Run {
+    /// Name of the variant.
+    pub name: String,
+    /// Its seed.
+    pub seed: u64,
+    /// What it reported.
+    #[serde(flatten)]
+    pub summary: Summary,
+}
+
+/// The table of `compare`: a row for each name, in the order of the first runs.
+pub(crate) fn compare_table(runs: &[Run]) -> Table {
     let header = [
         "variant",
+        "mode",
         "params",
         "expert",
         "active",
@@ -76,30 +105,55 @@ pub(crate) fn compare_table(runs: &[Summary]) -> Table {
         "loss",
         "ppl",
         "load CV",
+        "worst",
+        "regrouped",
         "peak",
         "a2a B/tok",
         "time",
     ];
-    let row = |run: &Summary| {
+    let mut names: Vec<&str> = Vec::new();
+    runs.iter().for_each(|run| {
+        if !names.contains(&run.name.as_str()) {
+            names.push(&run.name)
+        }
+    });
+    let row = |name: &str| {
+        let all: Vec<&Summary> = runs.iter().filter(|run| run.name == name).map(|run| &run.summary).collect();
+        let first = all[0];
+        let over = |of: &dyn Fn(&Summary) -> Option<f64>, show: fn(f64) -> String| {
+            spread(all.iter().map(|&s| of(s)), show)
+        };
+        let accepted: usize = all.iter().map(|s| s.regroupings_accepted).sum();
+        let attempts: usize = all.iter().map(|s| s.regroupings).sum();
         vec![
-            run.variant.to_string(),
-            count(run.params_total),
-            count(run.params_expert),
-            count(run.active_params),
-            format!("{:.0}", run.tokens_per_s),
-            format!("{:.4}", run.train_loss),
-            maybe(run.ppl_word, |ppl| if ppl < 1000.0 { format!("{ppl:.2}") } else { format!("{ppl:.0}") }),
-            maybe(run.load_cv, |cv| format!("{cv:.3}")),
-            maybe(run.peak_bytes, bytes),
-            format!("{:.0}", run.all_to_all_bytes_per_token),
-            format!("{:.1} s", run.seconds),
+            name.to_owned(),
+            first.mode.map_or("-", Mode::name).to_owned(),
+            count(first.params_total),
+            count(first.params_expert),
+            count(first.active_params),
+            over(&|s| Some(s.tokens_per_s), |v| format!("{v:.0}")),
+            over(&|s| Some(s.train_loss), |v| format!("{v:.4}")),
+            over(&|s| s.ppl_word, |v| if v < 1000.0 { format!("{v:.2}") } else { format!("{v:.0}") }),
+            over(&|s| s.load_cv, |v| format!("{v:.3}")),
+            over(&|s| s.load_cv_worst, |v| format!("{v:.3}")),
+            if attempts == 0 { "-".into() } else { format!("{accepted}/{attempts}") },
+            over(&|s| s.peak_bytes.map(|b| b as f64), |v| bytes(v as u64)),
+            over(&|s| Some(s.all_to_all_bytes_per_token), |v| format!("{v:.0}")),
+            over(&|s| Some(s.seconds), |v| format!("{v:.1} s")),
         ]
     };
-    table(&header, runs.iter().map(row))
+    table(&header, names.into_iter().map(row))
 }
 
-fn maybe<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
-    value.map_or_else(|| "-".into(), show)
+/// The median, and in brackets how far values reach where they differ as shown; `-` if one is missing.
+fn spread(values: impl Iterator<Item = Option<f64>>, show: fn(f64) -> String) -> String {
+    let Some(mut values) = values.collect::<Option<Vec<f64>>>() else { return "-".into() };
+    values.sort_by(f64::total_cmp);
+    let (Some(&least), Some(&most)) = (values.first(), values.last()) else { return "-".into() };
+    let half = values.len() / 2;
+    let median = if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 };
+    let [median, least, most] = [median, least, most].map(show);
+    if least == most { median } else { format!("{median} ({least}..{most})") }
 }
 
 /// `1234567` as `1.23 M`.
@@ -120,4 +174,13 @@ fn scaled(mut n: f64, base: f64, units: [&str; 5]) -> String {
     }
     let digits = if unit == 0 { 0 } else { 2 };
     format!("{n:.digits$}{}", units[unit])
+}
+
+#[test]
+fn a_spread_shows_the_median_and_both_ends() {
+    let show = |values: &[f64]| spread(values.iter().map(|&v| Some(v)), |v| format!("{v:.1}"));
+    assert_eq!(show(&[3.0, 1.0, 2.0]), "2.0 (1.0..3.0)");
+    assert_eq!(show(&[1.0, 2.0]), "1.5 (1.0..2.0)");
+    assert_eq!(show(&[1.01, 1.02]), "1.0");
+    assert_eq!(spread([Some(1.0), None].into_iter(), |v| v.to_string()), "-");
 }

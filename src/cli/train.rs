@@ -15,9 +15,11 @@ use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::train::accounting::Accounting;
 use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
-use crate::train::config::{ModelConfig, Precision, TrainConfig};
+use crate::train::clustering::EventResult;
+use crate::train::config::{FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
+use crate::train::exchange::Exchange;
 use crate::train::generate::{Sampling, generate};
 use crate::train::memory::PeakMemory;
 use crate::train::trainer::Trainer;
@@ -104,6 +106,15 @@ impl Plan {
         }
         let start = RunFolder::open_checkpoint(&from)?;
         let Description { model, mut train, .. } = start.description().clone();
+        if start.form() != model.ffn {
+            let why = format!(
+                "its experts are still {}; let the run go on until they are {}",
+                start.form(),
+                model.ffn
+            );
+            return Err(Error::config("--from", from.display(), why));
+        }
+        train.mode = Mode::Native;
         let temperature = train.temperature_at(start.position().step);
         (train.temperature_start, train.temperature_end) = (temperature, temperature);
         options.corpus_tokens = options.corpus_tokens.or(Some(start.position().tokens));
@@ -163,12 +174,10 @@ impl Plan {
         let batches = language.batches(&options, &model, &train, &cache)?;
 
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
-        if let Some(start) = &start {
-            start.checkpoint().load_weights(trainer.model_mut().params_mut())?;
-        }
-        if let Some(Start::Resume(checkpoint)) = &start {
-            checkpoint.load_optimizer(trainer.model_mut().params_mut())?;
-            trainer.set_step_count(checkpoint.position().step);
+        match &start {
+            Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
+            Some(Start::Weights(checkpoint)) => checkpoint.load_model(trainer.model_mut())?,
+            None => {}
         }
         let config = options.resolved(&model, &train)?.to_toml()?;
         let config_path = out.join("config.toml");
@@ -176,7 +185,17 @@ impl Plan {
         let metrics = Metrics::open(&out.join("metrics.jsonl"), trainer.step_count())?;
         let description = Description::new(model.clone(), train.clone(), language.kind());
 
-        let mut session = Session { run, options, description, language, batches, trainer, metrics };
+        let mut session = Session {
+            run,
+            options,
+            description,
+            language,
+            batches,
+            trainer,
+            metrics,
+            memory,
+            peak_before: None,
+        };
         session.announce();
         if !session.steps()? {
             return Ok(interrupt::INTERRUPTED);
@@ -185,7 +204,7 @@ impl Plan {
             say(format_args!("stopped after step {}; --resume continues", session.trainer.step_count()))?;
             return Ok(0);
         }
-        session.finish(evaluation, &memory)?;
+        session.finish(evaluation)?;
         Ok(0)
     }
 }
@@ -215,6 +234,9 @@ struct Session<T> {
     batches: Batches,
     trainer: Trainer<T>,
     metrics: Metrics,
+    memory: PeakMemory,
+    /// Peak of the memory before full experts were converted.
+    peak_before: Option<u64>,
 }
 
 impl<T: Elem> Session<T> {
@@ -247,12 +269,14 @@ impl<T: Elem> Session<T> {
         while self.trainer.step_count() < last && !interrupt::asked() {
             let (batches, done) = (&self.batches, self.trainer.step_count());
             let report = self.trainer.step(|micro, ids| batches.fill(done, micro, ids))?;
-            let line = Line::from(&report);
+            let line = Line::from(report);
+            let step = line.step;
             progress.step(&line);
+            self.note_conversion(&line);
             self.metrics.push(line)?;
-            if report.step % save_every == 0 {
+            if step % save_every == 0 {
                 self.save()?;
-                saved = report.step;
+                saved = step;
             }
         }
         progress.finish();
@@ -262,29 +286,45 @@ impl<T: Elem> Session<T> {
         Ok(!interrupt::asked())
     }
 
+    /// Says what a conversion cost, and measures memory anew.
+    fn note_conversion(&mut self, line: &Line) {
+        let converted = line.clustering.iter().filter(|event| event.result == EventResult::Converted);
+        let Some(error) = converted.filter_map(|event| event.error).reduce(f64::max) else { return };
+        self.peak_before = self.memory.restart();
+        let peak = self.peak_before.map_or_else(|| "unknown".into(), bytes);
+        note(format_args!(
+            "step {}: full experts became clusters and residuals; largest relative error {error:.3}, peak memory before {peak}",
+            line.step
+        ));
+    }
+
     fn save(&self) -> Result<()> {
         let Description { model, train, .. } = &self.description;
         let step = self.trainer.step_count();
         let position = Position { step, tokens: step * train.tokens_per_step(model.seq) };
         let tokenizer = self.language.tokenizer_path();
         let keep = self.options.keep.unwrap_or(2);
-        let path =
-            self.run.save(self.trainer.model().params(), &self.description, tokenizer, position, keep)?;
+        let path = self.run.save(&self.trainer, &self.description, tokenizer, position, keep)?;
         tracing::info!("saved {}", path.display());
         Ok(())
     }
 
     /// Evaluates, prints sample text and the result.
-    fn finish(mut self, evaluation: Option<Evaluation>, memory: &PeakMemory) -> Result<()> {
+    fn finish(mut self, evaluation: Option<Evaluation>) -> Result<()> {
         let train = self.description.train.clone();
         let temperature = train.temperature_at(train.steps);
         // Before evaluation: the peak is that of training.
-        let peak_bytes = memory.peak();
+        let peak_bytes = self.memory.peak();
         say(format_args!("trained {} steps, {:.0} tokens/s", train.steps, self.metrics.tokens_per_second()))?;
         say(format_args!(
             "train loss {:.4}, mean of the last tenth of the steps",
             self.metrics.final_loss()
         ))?;
+        let (accepted, attempts) = self.metrics.regroupings();
+        if attempts > 0 {
+            let share = 100.0 * self.metrics.clustering_share();
+            say(format_args!("regroupings: {accepted} of {attempts} accepted, {share:.2} % of the time"))?;
+        }
         let evaluated = match &evaluation {
             Some(text) => {
                 let report = evaluate(self.trainer.model_mut(), &text.windows, train.batch, temperature)?;
@@ -307,8 +347,12 @@ impl<T: Elem> Session<T> {
     fn summary(&self, evaluated: Option<&EvalReport>, peak_bytes: Option<u64>) -> Result<Summary> {
         let Description { model, train, .. } = &self.description;
         let accounting = Accounting::new(model, train.precision)?;
+        let costs = || evaluated.iter().flat_map(|e| &e.traffic);
+        let traffic = |of| costs().find(|cost| cost.exchange == of).map(|cost| cost.bytes_per_token);
+        let measured = costs().next().map(|cost| cost.bytes_per_token);
         Ok(Summary {
             variant: model.ffn,
+            mode: (model.ffn == FfnKind::Clustered).then_some(train.mode),
             params_total: accounting.params_total,
             params_expert: accounting.params_expert,
             active_params: accounting.active_params,
@@ -317,10 +361,16 @@ impl<T: Elem> Session<T> {
             ppl_word: evaluated.map(|e| e.perplexity().word),
             ppl_subword: evaluated.map(|e| e.perplexity().subword),
             load_cv: evaluated.map(|e| e.load.cv()),
-            peak_bytes,
+            load_cv_worst: evaluated.map(|e| e.load.worst_cv()),
+            regroupings_accepted: self.metrics.regroupings().0,
+            regroupings: self.metrics.regroupings().1,
+            clustering_share: self.metrics.clustering_share(),
+            peak_bytes: peak_bytes.max(self.peak_before),
+            peak_bytes_after_conversion: self.peak_before.and(peak_bytes),
             state_bytes: self.trainer.state_bytes(),
             activation_bytes: self.trainer.model().activation_bytes(),
-            all_to_all_bytes_per_token: accounting.all_to_all_bytes_per_token(),
+            all_to_all_bytes_per_token: measured.unwrap_or_else(|| accounting.all_to_all_bytes_per_token()),
+            all_to_all_bytes_per_rank: traffic(Exchange::FlatPerRank),
             seconds: self.metrics.seconds(),
             steps: train.steps,
         })

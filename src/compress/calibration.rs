@@ -124,7 +124,7 @@ impl Calibration {
         for (i, y) in outputs.y.chunks_mut(ROWS * hidden).enumerate() {
             let rows = i * ROWS..i * ROWS + y.len() / hidden;
             let y = ViewMut::front(y, [rows.len(), hidden]);
-            let pass = Forward { device, router, x: x.narrow(0, rows), y };
+            let pass = Forward { device, router, bias: None, x: x.narrow(0, rows), y };
             layer.forward(pass, weights, &mut saved, &mut workspace)?;
             if let Some(routing) = saved.routing() {
                 outputs.clusters.extend(routing.cluster.to_vec()?);

@@ -54,13 +54,13 @@ pub(super) fn forward<T: Elem>(
     saved: &mut Saved<T>,
     ws: Buffers<'_, T>,
 ) -> Result<()> {
-    let Forward { device, router, x, y } = pass;
+    let Forward { device, router, bias, x, y } = pass;
     let Saved { routing, plan, z } = saved;
     routing.resize(x.dim(0))?;
     device.run(Route {
         x,
         w: w.router.matrix(0),
-        bias: None,
+        bias,
         temperature: router.temperature,
         mode: RouteMode::TwoStage,
         routing,

@@ -21,21 +21,36 @@ pub enum FfnKind {
     Dense,
     /// Softmax top-k over full experts (Switch, Mixtral): the baseline.
     Flat,
+    /// Full experts in clusters, behind a two-stage router: the hierarchy without its compression.
+    Full,
     /// Clusters of experts, each a shared base plus a low-rank residual, behind a two-stage router.
     Clustered,
 }
 
 impl FfnKind {
-    /// All kinds, in the order `compare` reports them.
-    pub const ALL: [FfnKind; 3] = [FfnKind::Dense, FfnKind::Flat, FfnKind::Clustered];
+    /// All kinds.
+    pub const ALL: [FfnKind; 4] = [FfnKind::Dense, FfnKind::Flat, FfnKind::Full, FfnKind::Clustered];
 
     /// The name in options and reports.
     pub const fn name(self) -> &'static str {
         match self {
             FfnKind::Dense => "dense",
             FfnKind::Flat => "flat",
+            FfnKind::Full => "full",
             FfnKind::Clustered => "clustered",
         }
+    }
+}
+
+impl FfnKind {
+    /// Whether every expert has matrices of its own: a row a slot, not a row a token.
+    pub(crate) fn has_full_experts(self) -> bool {
+        matches!(self, FfnKind::Flat | FfnKind::Full)
+    }
+
+    /// Whether a router chooses a cluster first.
+    pub(crate) fn has_clusters(self) -> bool {
+        matches!(self, FfnKind::Full | FfnKind::Clustered)
     }
 }
 
@@ -59,7 +74,7 @@ pub struct Layer {
 pub enum Saved<T> {
     /// Of [`FfnKind::Dense`].
     Dense(dense::Saved<T>),
-    /// Of [`FfnKind::Flat`].
+    /// Of [`FfnKind::Flat`] and [`FfnKind::Full`].
     Flat(flat::Saved<T>),
     /// Of [`FfnKind::Clustered`].
     Clustered(clustered::Saved<T>),
@@ -67,14 +82,16 @@ pub enum Saved<T> {
 
 impl Layer {
     /// Shapes of the weights, in the order [`Layer::forward`] takes them: `w13, w2` when dense,
-    /// `router, w13, w2` when flat, `router, w13, w2, b, a2` when clustered. See each form's `Weights`.
+    /// `router, w13, w2` when flat or full, `router, w13, w2, b, a2` when clustered. See each form's `Weights`.
     pub fn weight_shapes(&self) -> Vec<[usize; 3]> {
         let Shape { hidden, inner, experts, clusters, rank, .. } = self.shape;
         let factors = self.shape.factors();
         let router = [1, self.shape.logits(), hidden];
         match self.kind {
             FfnKind::Dense => vec![[1, 2 * inner, hidden], [1, hidden, inner]],
-            FfnKind::Flat => vec![router, [experts, 2 * inner, hidden], [experts, hidden, inner]],
+            FfnKind::Flat | FfnKind::Full => {
+                vec![router, [experts, 2 * inner, hidden], [experts, hidden, inner]]
+            }
             FfnKind::Clustered => vec![
                 router,
                 [clusters, 2 * inner + 2 * factors, hidden],
@@ -93,7 +110,7 @@ impl Layer {
         let plan = || Plan::on(device, tokens, topk, experts, clusters);
         Ok(match self.kind {
             FfnKind::Dense => Saved::Dense(dense::Saved { z: device.zeros([tokens, 2 * inner])? }),
-            FfnKind::Flat => Saved::Flat(flat::Saved {
+            FfnKind::Flat | FfnKind::Full => Saved::Flat(flat::Saved {
                 routing: routing()?,
                 plan: plan()?,
                 z: device.zeros([tokens * topk, 2 * inner])?,
@@ -204,6 +221,15 @@ impl<T: Elem> Saved<T> {
             Saved::Dense(_) => None,
             Saved::Flat(saved) => Some(&saved.routing),
             Saved::Clustered(saved) => Some(&saved.routing),
+        }
+    }
+
+    /// The order of the last forward's choices; `None` when dense.
+    pub fn plan(&self) -> Option<&Plan> {
+        match self {
+            Saved::Dense(_) => None,
+            Saved::Flat(saved) => Some(&saved.plan),
+            Saved::Clustered(saved) => Some(&saved.plan),
         }
     }
 

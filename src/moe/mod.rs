@@ -64,6 +64,9 @@ pub struct Forward<'a, T> {
     pub device: &'a Device,
     /// Temperature (the losses play no part).
     pub router: Router,
+    /// `[rows of the router's weight]`: added to the scores for the choice alone, see
+    /// [`Route::bias`](crate::ops::Route::bias); ignored when dense.
+    pub bias: Option<View<'a, f32, 1>>,
     /// `[tokens, hidden]`.
     pub x: View<'a, T, 2>,
     /// `[tokens, hidden]`: added to, so that a residual connection costs nothing.

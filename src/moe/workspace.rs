@@ -42,7 +42,7 @@ pub(super) struct Buffers<'a, T> {
 
 /// Rows of sorted buffers: a row a slot with full experts, a row a token otherwise.
 fn rows(kind: FfnKind, shape: &Shape, tokens: usize) -> usize {
-    if kind == FfnKind::Flat { tokens * shape.topk } else { tokens }
+    if kind.has_full_experts() { tokens * shape.topk } else { tokens }
 }
 
 impl<T: Elem> Workspace<T> {

@@ -50,9 +50,10 @@ impl<T: Elem> Model<T> {
         let (inputs, targets) = split_ids(pass.ids, pass.sequences)?;
         let (rows, seq) = (inputs.len(), inputs.len() / pass.sequences);
         let mut router_loss = 0.0;
-        self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats| {
+        self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats, _| {
             router_loss += stats.loss(pass.router.loss);
-            visit(l, stats);
+            visit(l, &stats);
+            Ok(())
         })?;
         let cross_entropy = self.head_backward(&targets, &pass)?;
         for l in (0..self.config.layers).rev() {

@@ -1,6 +1,7 @@
 //! Evaluation: likelihood of a whole text, and how evenly it uses the experts.
 
 use super::data::{EvalWindows, Perplexity};
+use super::exchange::{ExchangeCost, Traffic};
 use super::load::LoadCounts;
 use super::model::Model;
 use crate::elem::Elem;
@@ -17,6 +18,8 @@ pub struct EvalReport {
     pub words: u64,
     /// Use of the experts over the whole pass; empty when dense.
     pub load: LoadCounts,
+    /// What the choices would send between ranks; empty when dense.
+    pub traffic: Vec<ExchangeCost>,
 }
 
 impl EvalReport {
@@ -41,7 +44,9 @@ pub fn evaluate<T: Elem>(
     temperature: f32,
 ) -> Result<EvalReport> {
     let words = windows.words().unwrap_or(windows.predicted());
-    let mut report = EvalReport { nll: 0.0, tokens: 0, words, load: LoadCounts::default() };
+    let mut report =
+        EvalReport { nll: 0.0, tokens: 0, words, load: LoadCounts::default(), traffic: Vec::new() };
+    let (config, mut traffic) = (model.config().clone(), Traffic::default());
     let (mut ids, mut window) = (Vec::new(), Vec::new());
     let (mut sequences, mut width) = (0, 0);
     for index in 0..=windows.len() {
@@ -51,8 +56,10 @@ pub fn evaluate<T: Elem>(
         }
         // The last window may be shorter than the others: a batch has one length.
         if sequences > 0 && (last || sequences == batch || window.len() != width) {
-            let nll =
-                model.nll(&ids, sequences, temperature, |layer, stats| report.load.add(layer, stats))?;
+            let nll = model.nll(&ids, sequences, temperature, |layer, routed| {
+                report.load.add(layer, &routed.stats);
+                traffic.add(&config, &routed.choices);
+            })?;
             report.nll += nll.iter().map(|&x| f64::from(x)).sum::<f64>();
             report.tokens += nll.len() as u64;
             ids.clear();
@@ -64,5 +71,6 @@ pub fn evaluate<T: Elem>(
             sequences += 1;
         }
     }
+    report.traffic = traffic.costs(&config);
     Ok(report)
 }

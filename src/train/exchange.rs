@@ -46,7 +46,7 @@ impl Exchange {
         match model.ffn {
             FfnKind::Dense => &[],
             FfnKind::Flat => &[Exchange::Flat, Exchange::FlatPerRank],
-            FfnKind::Clustered => &[Exchange::TwoStage],
+            FfnKind::Full | FfnKind::Clustered => &[Exchange::TwoStage],
         }
     }
 
@@ -86,24 +86,9 @@ impl Exchange {
     /// Traffic of measured choices: `choices` holds `topk` expert ids per token (of all clusters, row-major),
     /// for one layer; the tokens start on the ranks in equal, contiguous shares.
     pub fn measured(self, model: &ModelConfig, choices: &[u32]) -> ExchangeCost {
-        let ranks = Self::ranks(model);
-        let tokens = choices.len() / model.topk.max(1);
-        let (mut rows, mut slots) = (0u64, 0u64);
-        for (token, chosen) in choices.chunks_exact(model.topk.max(1)).enumerate() {
-            let home = token * ranks / tokens;
-            let mut reached = 0u8; // At most 8 ranks: one bit each.
-            for &expert in chosen {
-                let rank = rank_of(expert as usize, model, ranks);
-                if rank != home {
-                    slots += 1;
-                    reached |= 1 << rank;
-                }
-            }
-            rows += u64::from(reached.count_ones());
-        }
-        let per_token = |n: u64| n as f64 / tokens.max(1) as f64;
-        let rows = if self == Exchange::Flat { slots } else { rows };
-        self.cost(model, per_token(rows), per_token(slots))
+        let mut traffic = Traffic::default();
+        traffic.add(model, choices);
+        self.cost(model, traffic.rows(self), traffic.slots())
     }
 
     /// `rows` dispatched and `slots` (token, expert) pairs on other ranks, both per token and layer.
@@ -116,10 +101,59 @@ impl Exchange {
     }
 }
 
+/// Rows and slots of measured choices, summed over batches and layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    tokens: u64,
+    /// (token, expert) pairs on other ranks, and distinct ranks of them.
+    slots: u64,
+    ranks: u64,
+}
+
+impl Traffic {
+    /// Adds the choices of one batch and layer, as [`Exchange::measured`] takes them.
+    pub fn add(&mut self, model: &ModelConfig, choices: &[u32]) {
+        let ranks = Exchange::ranks(model);
+        let tokens = choices.len() / model.topk.max(1);
+        for (token, chosen) in choices.chunks_exact(model.topk.max(1)).enumerate() {
+            let home = token * ranks / tokens;
+            let mut reached = 0u8; // At most 8 ranks: one bit each.
+            for &expert in chosen {
+                let rank = rank_of(expert as usize, model, ranks);
+                if rank != home {
+                    self.slots += 1;
+                    reached |= 1 << rank;
+                }
+            }
+            self.ranks += u64::from(reached.count_ones());
+        }
+        self.tokens += tokens as u64;
+    }
+
+    /// Traffic per token of the exchanges that `model` can use, in the order of [`Exchange::of`].
+    pub fn costs(&self, model: &ModelConfig) -> Vec<ExchangeCost> {
+        Exchange::of(model).iter().map(|e| e.cost(model, self.rows(*e), self.slots())).collect()
+    }
+
+    fn rows(&self, exchange: Exchange) -> f64 {
+        if exchange == Exchange::Flat { self.slots() } else { self.per_token(self.ranks) }
+    }
+
+    fn slots(&self) -> f64 {
+        self.per_token(self.slots)
+    }
+
+    fn per_token(&self, n: u64) -> f64 {
+        n as f64 / self.tokens.max(1) as f64
+    }
+}
+
 /// Rank of an expert: clusters (or flat experts) are spread in order, as evenly as they go.
 fn rank_of(expert: usize, model: &ModelConfig, ranks: usize) -> usize {
     let rank = match model.ffn {
-        FfnKind::Clustered => expert / model.experts_per_cluster().max(1) * ranks / model.clusters.max(1),
+        FfnKind::Full | FfnKind::Clustered => {
+            expert / model.experts_per_cluster().max(1) * ranks / model.clusters.max(1)
+        }
         _ => expert * ranks / model.experts.max(1),
     };
     rank.min(ranks - 1)

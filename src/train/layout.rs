@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::config::{FfnKind, ModelConfig};
-use super::param::{Param, Piece};
+use super::param::{Buffer, Param, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
@@ -21,6 +21,10 @@ pub(super) const OUT: usize = 2;
 pub(super) const NORM2: usize = 3;
 pub(super) const FFN: usize = 4;
 
+/// How far full experts of [`FfnKind::Full`] start from their common matrix, over its size: independent ones would leave
+/// nothing to cluster by and nothing of low rank.
+const NOISE: f64 = 0.02;
+
 /// How a piece starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Start {
@@ -28,8 +32,10 @@ enum Start {
     Zero,
     /// Normal with this standard deviation, drawn under the piece's own name.
     Normal(f64),
-    /// The same, drawn under a name that all clusters share: every base starts from one common matrix.
+    /// The same, drawn under a name that all clusters and experts share: all start from one common matrix.
     Shared(f64),
+    /// The same plus a share of it drawn under the piece's own name.
+    Near(f64, f64),
 }
 
 /// A parameter before it is allocated.
@@ -85,6 +91,38 @@ pub(super) fn build<T: Elem>(
     specs(config).into_iter().map(allocate).collect()
 }
 
+/// The weights of the feed-forward part of one layer, zero, with training state.
+pub(super) fn build_ffn<T: Elem>(
+    config: &ModelConfig,
+    device: &Device,
+    layer: usize,
+) -> Result<Vec<Param<T>>> {
+    let specs = specs(config).into_iter().skip(config.layer_start(layer) + FFN);
+    let allocate = |spec: Spec| {
+        let pieces = spec.pieces.into_iter().map(|(piece, _)| piece).collect();
+        Param::zeros(device, spec.shape, spec.decay, pieces, true)
+    };
+    specs.take(config.params_per_layer() - FFN).map(allocate).collect()
+}
+
+/// The selection biases of the routers, zero: none when dense.
+pub(super) fn biases(config: &ModelConfig, device: &Device) -> Result<Vec<Buffer>> {
+    let (layer, experts) = (config.layer(), config.experts);
+    if layer.kind == FfnKind::Dense {
+        return Ok(Vec::new());
+    }
+    let levels = layer.shape.logits() - experts;
+    let bias = |l: usize| {
+        let name = |part: &str| format!("model.layers.{l}.mlp.{part}.e_score_correction_bias");
+        let mut pieces = vec![Piece::vector(name("gate"), levels..levels + experts)];
+        if levels > 0 {
+            pieces.insert(0, Piece::vector(name("cluster_gate"), 0..levels));
+        }
+        Buffer::zeros(device, [1, 1, levels + experts], pieces)
+    };
+    (0..config.layers).map(bias).collect()
+}
+
 fn values(piece: &Piece, start: Start, seed: u64) -> Vec<f32> {
     let normal = |name: &str, deviation: f64| {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -98,12 +136,20 @@ fn values(piece: &Piece, start: Start, seed: u64) -> Vec<f32> {
         Start::Zero => vec![0.0; piece.len()],
         Start::Normal(deviation) => normal(&piece.name, deviation),
         Start::Shared(deviation) => normal(&shared_name(&piece.name), deviation),
+        Start::Near(deviation, share) => {
+            let own = normal(&piece.name, share * deviation);
+            normal(&shared_name(&piece.name), deviation)
+                .iter()
+                .zip(own)
+                .map(|(common, own)| common + own)
+                .collect()
+        }
     }
 }
 
-/// `model.layers.0.mlp.clusters.3.up_proj.weight` -> `model.layers.0.mlp.up_proj.weight`.
+/// `model.layers.0.mlp.clusters.3.up_proj.weight` -> `model.layers.0.mlp.up_proj.weight`; the same for experts.
 fn shared_name(name: &str) -> String {
-    match name.split_once(".clusters.") {
+    match name.split_once(".clusters.").or(name.split_once(".experts.")) {
         Some((head, tail)) => format!("{head}.{}", tail.split_once('.').map_or(tail, |(_, rest)| rest)),
         None => name.to_owned(),
     }
@@ -120,7 +166,7 @@ fn specs(config: &ModelConfig) -> Vec<Spec> {
     let norm = |name: String| Spec {
         shape: [1, 1, d],
         decay: false,
-        pieces: vec![(Piece { vector: true, ..Piece::matrix(name, 0, 0..1, 0..d) }, Start::One)],
+        pieces: vec![(Piece::vector(name, 0..d), Start::One)],
     };
     let embedding = Piece::matrix("model.embed_tokens.weight", 0, 0..config.vocab, 0..d);
     let mut specs = vec![Spec {
@@ -189,6 +235,12 @@ fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
             (0..experts).flat_map(|e| gate_up(&expert(e), e, Start::Normal)).collect(),
             (0..experts).map(|e| down(&expert(e), e, Start::Normal)).collect(),
         ],
+        FfnKind::Full => {
+            let near = |deviation| Start::Near(deviation, NOISE);
+            let mut w2: Vec<_> = (0..experts).map(|e| down(&expert(e), e, near)).collect();
+            w2.iter_mut().for_each(|(_, start)| *start = near(out * clusters as f64)); // as below
+            vec![router, (0..experts).flat_map(|e| gate_up(&expert(e), e, near)).collect(), w2]
+        }
         FfnKind::Clustered => {
             let factor =
                 |e: usize, part: &str, side: &str| name(format!("{}{part}_proj.lora_{side}", expert(e)));

@@ -33,6 +33,11 @@ impl LoadCounts {
         if layers.is_empty() { 0.0 } else { layers.iter().sum::<f64>() / layers.len() as f64 }
     }
 
+    /// The largest of any layer; 0 without experts.
+    pub fn worst_cv(&self) -> f64 {
+        self.cv_by_layer().into_iter().fold(0.0, f64::max)
+    }
+
     /// Slots per expert, `[layers][experts]`.
     pub fn slots(&self) -> &[Vec<u64>] {
         &self.expert_slots

@@ -80,7 +80,14 @@ impl PeakMemory {
         PeakMemory { shared, thread }
     }
 
-    /// Highest [`Resident::own`] seen so far, this moment included.
+    /// Forgets what was seen so far; returns the highest [`Resident::own`] of it.
+    pub fn restart(&self) -> Option<u64> {
+        let peak = self.peak();
+        self.shared.peak.store(0, Ordering::Relaxed);
+        peak
+    }
+
+    /// Highest [`Resident::own`] since the start or restart, this moment included.
     pub fn peak(&self) -> Option<u64> {
         self.shared.sample();
         match self.shared.peak.load(Ordering::Relaxed) {

@@ -3,8 +3,11 @@
 pub mod accounting;
 mod activations;
 pub mod backward;
+pub mod balance;
 pub mod checkpoint;
+pub mod clustering;
 pub mod config;
+mod convert;
 pub mod data;
 pub mod eval;
 pub mod exchange;

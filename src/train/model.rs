@@ -6,13 +6,14 @@
 use super::activations::{Activations, Block};
 use super::config::ModelConfig;
 use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::param::Param;
+use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::moe::{Forward, Layer, Router};
+use crate::moe::{FfnKind, Forward, Layer, Router};
 use crate::ops::{
-    Attention, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss, RouteStats,
+    Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
+    RouteStats, Routing,
 };
 use crate::plan::Segments;
 use crate::view::{View, ViewMut};
@@ -27,7 +28,18 @@ pub struct Model<T> {
     pub(super) device: Device,
     pub(super) layer: Layer,
     pub(super) params: Vec<Param<T>>,
+    /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
+    pub(super) bias: Vec<Buffer>,
     pub(super) acts: Activations<T>,
+}
+
+/// What the router of a layer did with a batch.
+#[derive(Debug)]
+pub struct Routed {
+    /// Sums over its tokens.
+    pub stats: RouteStats,
+    /// Chosen experts, `[tokens, topk]`, row-major.
+    pub choices: Vec<u32>,
 }
 
 impl<T: Elem> Model<T> {
@@ -39,8 +51,9 @@ impl<T: Elem> Model<T> {
         config.validate()?;
         let layer = config.layer();
         let params = layout::build(config, device, seed, train)?;
+        let bias = layout::biases(config, device)?;
         let acts = Activations::new(config, device, batch, train)?;
-        Ok(Model { config: config.clone(), device: device.clone(), layer, params, acts })
+        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts })
     }
 
     /// The shape it was made with.
@@ -58,6 +71,24 @@ impl<T: Elem> Model<T> {
         &mut self.params
     }
 
+    /// What else a checkpoint of the model holds: the selection bias of each layer's router, zero unless
+    /// [`Balance`](super::config::Balance) moves it.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.bias
+    }
+
+    /// The buffers, to load into.
+    pub fn buffers_mut(&mut self) -> &mut [Buffer] {
+        &mut self.bias
+    }
+
+    /// Positions of the routers among the parameters, one a layer; none when dense.
+    pub(super) fn routers(&self) -> impl Iterator<Item = usize> + use<T> {
+        let layers = if self.layer.kind == FfnKind::Dense { 0 } else { self.config.layers };
+        let config = self.config.clone();
+        (0..layers).map(move |l| config.layer_start(l) + FFN)
+    }
+
     /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).
     pub fn activation_bytes(&self) -> u64 {
         self.acts.kept_bytes()
@@ -71,16 +102,19 @@ impl<T: Elem> Model<T> {
     /// Negative log-likelihood in nats of each id after the first, given all before it; `ids` holds
     /// `sequences` rows of `seq + 1` ids, with `seq` at most the model's and `sequences` at most its batch.
     ///
-    /// `visit` is called with each layer's routing sums (never when dense).
+    /// `visit` is called with what each layer's router did (never when dense).
     pub fn nll(
         &mut self,
         ids: &[u32],
         sequences: usize,
         temperature: f32,
-        mut visit: impl FnMut(usize, &RouteStats),
+        mut visit: impl FnMut(usize, &Routed),
     ) -> Result<Vec<f32>> {
         let (inputs, targets) = split_ids(ids, sequences)?;
-        self.forward(&inputs, sequences, temperature, &mut visit)?;
+        self.forward(&inputs, sequences, temperature, &mut |l, stats, routing| {
+            visit(l, &Routed { stats, choices: routing.expert.to_vec()? });
+            Ok(())
+        })?;
         let rows = inputs.len();
         let mut loss = vec![0f32; rows];
         let head = self.params[EMBEDDING].weight.view();
@@ -100,7 +134,7 @@ impl<T: Elem> Model<T> {
 
     /// Logits of the id after `ids` (at most `seq` of them, at least one).
     pub fn next_logits(&mut self, ids: &[u32], temperature: f32) -> Result<Vec<f32>> {
-        self.forward(ids, 1, temperature, &mut |_, _| {})?;
+        self.forward(ids, 1, temperature, &mut |_, _, _| Ok(()))?;
         let last = ids.len() - 1;
         let mut logits = self.acts.ws.lend().front_mut([1, self.config.vocab]);
         let x = self.acts.normed.front([ids.len(), self.config.hidden]).narrow(0, last..last + 1);
@@ -116,14 +150,14 @@ impl<T: Elem> Model<T> {
         inputs: &[u32],
         sequences: usize,
         temperature: f32,
-        visit: &mut dyn FnMut(usize, &RouteStats),
+        visit: &mut dyn FnMut(usize, RouteStats, &Routing) -> Result<()>,
     ) -> Result<()> {
         let (rows, hidden) = (inputs.len(), self.config.hidden);
         self.embed(inputs, sequences)?;
         for l in 0..self.config.layers {
             self.block(l, rows, rows / sequences, temperature)?;
-            if let Some(stats) = self.acts.block(l).ffn.stats()? {
-                visit(l, &stats);
+            if let Some(routing) = self.acts.block(l).ffn.routing() {
+                visit(l, routing.stats()?, routing)?;
             }
         }
         let last = self.config.layers;
@@ -149,6 +183,7 @@ impl<T: Elem> Model<T> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
         let params = &self.params[config.layer_start(l)..config.layer_start(l + 1)];
+        let bias = self.bias.get(l).map(|b| b.tensor.flat());
         let (x, block, next, ws) = self.acts.at(l);
         let x = x.front([rows, hidden]);
         let mut y = next.front_mut([rows, hidden]);
@@ -179,8 +214,23 @@ impl<T: Elem> Model<T> {
         device.run(Copy { x, y: y.reborrow() })?;
         let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
-        let pass = Forward { device, router, x: normed.as_view(), y };
+        let pass = Forward { device, router, bias, x: normed.as_view(), y };
         self.layer.forward(pass, &weights, ffn, ws)
+    }
+
+    /// Moves `mean`, `[experts, hidden]`, towards what layer `l` sent to each expert in the last forward of a model in
+    /// training, whose batch had `rows` rows.
+    pub(super) fn track_centroids(
+        &self,
+        l: usize,
+        rows: usize,
+        beta: f32,
+        mean: ViewMut<'_, f32, 2>,
+    ) -> Result<()> {
+        let block = self.acts.block(l);
+        let Some(plan) = block.ffn.plan() else { return Ok(()) };
+        let x = block.normed2.front([rows, self.config.hidden]);
+        self.device.run(CentroidEma { x, order: plan.by_expert(), beta, mu: mean })
     }
 
     fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {

@@ -36,7 +36,23 @@ pub struct ParamState {
     pub master: Option<Tensor<f32, 3>>,
 }
 
-/// A named matrix inside a [`Param`]: rows and columns of one group.
+/// Named f32 values that no gradient changes: selection biases, centroids.
+#[derive(Debug)]
+pub struct Buffer {
+    /// The values, `[groups, rows, cols]`.
+    pub tensor: Tensor<f32, 3>,
+    /// The named matrices inside, which together cover every element once.
+    pub pieces: Vec<Piece>,
+}
+
+impl Buffer {
+    /// Zeros.
+    pub fn zeros(device: &Device, shape: [usize; 3], pieces: Vec<Piece>) -> Result<Self> {
+        Ok(Buffer { tensor: device.zeros(shape)?, pieces })
+    }
+}
+
+/// A named matrix inside a [`Param`] or [`Buffer`]: rows and columns of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Name in the checkpoint, in Hugging Face style.
@@ -55,6 +71,11 @@ impl Piece {
     /// A matrix `rows x cols` of group `group`.
     pub fn matrix(name: impl Into<String>, group: usize, rows: Range<usize>, cols: Range<usize>) -> Self {
         Piece { name: name.into(), group, rows, cols, vector: false }
+    }
+
+    /// A vector: columns of the only row of group 0.
+    pub fn vector(name: impl Into<String>, cols: Range<usize>) -> Self {
+        Piece { vector: true, ..Piece::matrix(name, 0, 0..1, cols) }
     }
 
     /// Shape in the checkpoint.
@@ -134,6 +155,24 @@ impl<T: Elem> Param<T> {
     /// True if the tensor has no element.
     pub fn is_empty(&self) -> bool {
         self.weight.is_empty()
+    }
+
+    /// All weights as f32, in the order of the tensor: from the master copy when there is one.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        match self.state.as_ref().and_then(|s| s.master.as_ref()) {
+            Some(master) => master.to_vec(),
+            None => Ok(self.weight.to_vec()?.into_iter().map(|v| v.to_f32()).collect()),
+        }
+    }
+
+    /// Sets all weights from f32 values in the order of the tensor, in the master copy too.
+    pub fn set_values(&mut self, values: &[f32]) -> Result<()> {
+        let stored: Vec<T> = values.iter().map(|&v| T::from_f32(v)).collect();
+        self.weight.copy_from(&stored)?;
+        match self.state.as_mut().and_then(|s| s.master.as_mut()) {
+            Some(master) => master.copy_from(values),
+            None => Ok(()),
+        }
     }
 
     /// Sets the weights of one piece from row-major f32 values, in the master copy too.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::config::{FfnKind, ModelConfig, Precision, TrainConfig};
+use crate::train::config::{Balance, BaseWeights, FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 
 /// Named starting points; every value can be overridden by its option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -65,11 +65,21 @@ impl Preset {
             beta2: 0.95,
             eps: 1e-8,
             clip: 1.0,
-            balance: 0.01,
+            balance: Balance::Loss,
+            balance_coefficient: 0.01,
+            bias_rate: 1e-3,
             z_loss: 0.0,
             temperature_start: 1.0,
             temperature_end: 0.7,
             burn_in: 200,
+            mode: Mode::Native,
+            cluster_every: 100,
+            cluster_alpha: 0.7,
+            cluster_tau: 0.1,
+            cluster_gain: 0.01,
+            cluster_error: 0.015,
+            centroid_rate: 0.05,
+            base_weights: BaseWeights::Best,
             seed: 0,
             precision: Precision::F32,
         }

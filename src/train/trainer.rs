@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use super::backward::Pass;
-use super::config::{ModelConfig, TrainConfig};
+use super::balance;
+use super::clustering::{Clustering, Event};
+use super::config::{FfnKind, ModelConfig, TrainConfig};
 use super::load::LoadCounts;
 use super::model::Model;
 use super::param::Param;
@@ -26,6 +28,9 @@ pub struct Trainer<T> {
     /// Workspace of the norm.
     squares: Tensor<f64, 1>,
     ids: Vec<u32>,
+    clustering: Clustering,
+    /// The form of the model in the end; see [`TrainConfig::form`].
+    form: FfnKind,
 }
 
 /// What one step did.
@@ -45,6 +50,8 @@ pub struct StepReport {
     pub load_cv: f32,
     /// Slots per expert in this step, `[layers][experts]`; empty when dense.
     pub expert_slots: Vec<Vec<u64>>,
+    /// Attempts to regroup experts after the step.
+    pub clustering: Vec<Event>,
     /// Tokens trained on.
     pub tokens: usize,
     /// Wall-clock time.
@@ -56,7 +63,10 @@ impl<T: Elem> Trainer<T> {
     pub fn new(model: &ModelConfig, config: &TrainConfig, device: &Device) -> Result<Self> {
         config.validate(model.seq)?;
         let ids = vec![0; config.batch * (model.seq + 1)];
-        let model = Model::new(model, device, config.batch, config.seed, true)?;
+        let clustering = Clustering::new(model, device)?;
+        let form = model.ffn;
+        let first = ModelConfig { ffn: config.form(form, 0), ..model.clone() };
+        let model = Model::new(&first, device, config.batch, config.seed, true)?;
         let squares = GlobalNorm::workspace_len(model.params().iter().map(|p| p.weight.len()));
         Ok(Trainer {
             model,
@@ -66,6 +76,8 @@ impl<T: Elem> Trainer<T> {
             norm: device.zeros([1])?,
             squares: device.zeros([squares])?,
             ids,
+            clustering,
+            form,
         })
     }
 
@@ -79,14 +91,38 @@ impl<T: Elem> Trainer<T> {
         &mut self.model
     }
 
+    /// What it remembers about the experts of a clustered model.
+    pub fn clustering(&self) -> &Clustering {
+        &self.clustering
+    }
+
+    /// What it remembers about the experts, to load into.
+    pub fn clustering_mut(&mut self) -> &mut Clustering {
+        &mut self.clustering
+    }
+
     /// Steps taken so far.
     pub fn step_count(&self) -> u64 {
         self.step
     }
 
-    /// Continues after `step` steps, with weights and optimiser state already loaded.
-    pub fn set_step_count(&mut self, step: u64) {
+    /// Goes to the point after `step` steps, where the model has the form it has then; weights and optimiser state are
+    /// still to be loaded.
+    pub fn go_to(&mut self, step: u64) -> Result<()> {
         self.step = step;
+        let form = self.config.form(self.form, step);
+        if form != self.model.config().ffn {
+            let config = ModelConfig { ffn: form, ..self.model.config().clone() };
+            self.model = Model::new(&config, &self.device, self.config.batch, self.config.seed, true)?;
+            self.fit_workspace()?;
+        }
+        Ok(())
+    }
+
+    fn fit_workspace(&mut self) -> Result<()> {
+        let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.weight.len()));
+        self.squares = self.device.zeros([len])?;
+        Ok(())
     }
 
     /// Bytes of weights, gradients and optimiser state.
@@ -106,7 +142,8 @@ impl<T: Elem> Trainer<T> {
     pub fn step(&mut self, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
         let start = Instant::now();
         let (step, config) = (self.step + 1, &self.config);
-        let loss = RouteLoss { balance: config.balance, z: config.z_loss };
+        let balance = if config.balance.has_loss() { config.balance_coefficient } else { 0.0 };
+        let loss = RouteLoss { balance, z: config.z_loss };
         let router = Router { temperature: config.temperature_at(step), loss };
         let scale = 1.0 / config.accumulate as f32;
         let mut load = LoadCounts::default();
@@ -118,6 +155,10 @@ impl<T: Elem> Trainer<T> {
             let losses = self.model.gradients(pass, |layer, stats| load.add(layer, stats))?;
             cross_entropy += scale * losses.cross_entropy;
             balance += scale * losses.router;
+            if config.cluster_every > 0 {
+                let rows = self.ids.len() - sequences;
+                self.clustering.track(&self.model, rows, config.centroid_rate)?;
+            }
         }
         if !cross_entropy.is_finite() {
             return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
@@ -131,6 +172,14 @@ impl<T: Elem> Trainer<T> {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
         self.update(step)?;
+        self.adjust_balance(load.slots())?;
+        let mut clustering = Vec::new();
+        if self.config.form(self.form, step) != self.model.config().ffn {
+            clustering = self.clustering.convert(&mut self.model, &self.config, step)?;
+            self.fit_workspace()?;
+        } else if self.config.clusters_at(step) {
+            clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
+        }
         self.step = step;
         Ok(StepReport {
             step,
@@ -140,15 +189,39 @@ impl<T: Elem> Trainer<T> {
             lr: self.config.lr_at(step),
             load_cv: load.cv() as f32,
             expert_slots: load.into_slots(),
+            clustering,
             tokens: self.config.tokens_per_step(self.model.config().seq) as usize,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
 
+    /// What follows the load of a step: its moving mean, and the selection biases.
+    fn adjust_balance(&mut self, slots: &[Vec<u64>]) -> Result<()> {
+        let config = &self.config;
+        if config.cluster_every > 0 {
+            self.clustering.track_load(slots, config.centroid_rate)?;
+        }
+        if config.balance.has_bias() {
+            let clusters = self.model.config().routing_clusters();
+            for (bias, slots) in self.model.buffers_mut().iter_mut().zip(slots) {
+                let mut values = bias.tensor.to_vec()?;
+                balance::adjust(&mut values, slots, clusters, config.bias_rate);
+                bias.tensor.copy_from(&values)?;
+            }
+        }
+        Ok(())
+    }
+
     fn update(&mut self, step: u64) -> Result<()> {
         let (config, norm) = (&self.config, self.norm.view());
-        for param in self.model.params_mut() {
+        let routers: Vec<usize> = self.model.routers().collect();
+        for (i, param) in self.model.params_mut().iter_mut().enumerate() {
             let Some(state) = &mut param.state else { continue };
+            if let Some(layer) = routers.iter().position(|&r| r == i)
+                && self.clustering.take_hold(layer)?
+            {
+                continue;
+            }
             let (weight, stored) = match &mut state.master {
                 Some(master) => (master.flat_mut(), Some(param.weight.flat_mut())),
                 None => (f32_weights(&mut param.weight)?, None),

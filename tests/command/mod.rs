@@ -132,6 +132,9 @@ pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let parse = |line: &str| {
         let mut value: serde_json::Value = serde_json::from_str(line).expect("JSON");
         value.as_object_mut().expect("an object").remove("seconds").expect("a time");
+        for event in value["clustering"].as_array_mut().into_iter().flatten() {
+            event.as_object_mut().expect("an object").remove("seconds").expect("a time");
+        }
         value
     };
     fs::read_to_string(run.join("metrics.jsonl")).expect("metrics").lines().map(parse).collect()

@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
 use crate::train::checkpoint::{Checkpoint, Description, RunFolder};
-use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::config::{Mode, ModelConfig, TrainConfig};
 use crate::train::data::{BatchShape, Batches};
 use crate::train::eval::evaluate;
 use crate::train::model::Model;
@@ -83,8 +83,10 @@ pub(super) fn run(args: &CompressOptions, device: &Device) -> Result<u8> {
     let ours = job.compress(&compressor, &job.settings, "after")?;
     let position = job.checkpoint.position();
     let Description { train, data, .. } = job.checkpoint.description().clone();
+    // The model is clustered now, at whatever step.
+    let train = TrainConfig { mode: Mode::Native, ..train };
     let description = Description::new(job.target.clone(), train, data);
-    let path = run.save(ours.model.params(), &description, job.language.tokenizer_path(), position, 1)?;
+    let path = run.save_model(&ours.model, &description, job.language.tokenizer_path(), position)?;
     let random = if args.against_random {
         let settings = Settings { grouping: GroupBy::Random, ..job.settings.clone() };
         Some(job.compress(&compressor, &settings, "grouped at random")?)
@@ -141,7 +143,7 @@ impl<'a> Job<'a> {
     fn flat(&self, batch: usize, train: bool) -> Result<Model<f32>> {
         let config = &self.checkpoint.description().model;
         let mut model = Model::new(config, self.device, batch, 0, train)?;
-        self.checkpoint.load_weights(model.params_mut())?;
+        self.checkpoint.load_model(&mut model)?;
         Ok(model)
     }
 

@@ -21,8 +21,8 @@ pub use grouping::Grouping;
 pub use kmeans::kmeans;
 pub use levels::FitLevels;
 pub use matching::matched;
-pub use parts::Tensors;
-pub use regroup::{Limits, Outcome, Regroup};
+pub use parts::{Tensors, steered};
+pub use regroup::{Limits, Outcome, Regroup, carried};
 pub use svd::{Factors, truncated_svd};
 
 use crate::error::{Result, ensure};

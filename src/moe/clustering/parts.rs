@@ -242,22 +242,28 @@ impl<'a> Parts<'a> {
         next
     }
 
-    /// Turns a cluster's row of the router toward the mean row of its members, at its old norm.
+    /// Turns a cluster's row of the router toward its members' rows.
     pub(super) fn steer(&self, next: &mut Tensors, cluster: usize, members: &[usize]) {
         let levels = self.places.levels();
         if levels == 0 {
             return;
         }
         let row = |r: usize| &self.tensors.router[self.places.router_row(r)];
-        let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let old: Vec<f64> = row(cluster).iter().map(|&u| f64::from(u)).collect();
-        let mut turned: Vec<f64> = old.iter().map(|u| 0.5 * u).collect();
-        for &e in members {
-            let share = 0.5 / members.len() as f64;
-            turned.iter_mut().zip(row(levels + e)).for_each(|(t, &v)| *t += share * f64::from(v));
-        }
-        let factor = if norm(&turned) > 0.0 { norm(&old) / norm(&turned) } else { 0.0 };
-        let to = &mut next.router[self.places.router_row(cluster)];
-        to.iter_mut().zip(turned).for_each(|(u, t)| *u = (factor * t) as f32);
+        let members: Vec<&[f32]> = members.iter().map(|&e| row(levels + e)).collect();
+        let to = self.places.router_row(cluster);
+        next.router[to].copy_from_slice(&steered(row(cluster), &members));
     }
+}
+
+/// A cluster's row of the router turned half way to the mean row of its members, at its old norm (method.md, "Clustering").
+pub fn steered(row: &[f32], members: &[&[f32]]) -> Vec<f32> {
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let old: Vec<f64> = row.iter().map(|&u| f64::from(u)).collect();
+    let mut turned: Vec<f64> = old.iter().map(|u| 0.5 * u).collect();
+    for member in members {
+        let share = 0.5 / members.len() as f64;
+        turned.iter_mut().zip(*member).for_each(|(t, &v)| *t += share * f64::from(v));
+    }
+    let factor = if norm(&turned) > 0.0 { norm(&old) / norm(&turned) } else { 0.0 };
+    turned.into_iter().map(|t| (factor * t) as f32).collect()
 }

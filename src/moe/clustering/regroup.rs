@@ -70,6 +70,24 @@ pub struct Regroup<'a> {
     pub seed: u64,
 }
 
+/// Moments of a layer's weights after a regrouping put its experts in `order` ([`Outcome::Accepted`]): those of factors and of
+/// rows of the router travel with their expert, those of a base stay with the cluster.
+pub fn carried(shape: Shape, order: &[usize], moments: &Tensors) -> Result<Tensors> {
+    let mut seen = vec![false; shape.experts];
+    order.iter().for_each(|&e| {
+        if let Some(seen) = seen.get_mut(e) {
+            *seen = true
+        }
+    });
+    ensure!(
+        "carried",
+        order.len() == shape.experts && seen.iter().all(|&s| s),
+        order = order,
+        experts = shape.experts
+    );
+    Ok(Parts::new(shape, moments)?.moved(order))
+}
+
 /// The base and the factors of one matrix of a cluster's members.
 struct Fit {
     base: Vec<f32>,
@@ -77,23 +95,30 @@ struct Fit {
 }
 
 impl Regroup<'_> {
-    /// Carries `weights` and `moments` over if the proposal passes both tests; else leaves them as they are.
+    /// How much the mean similarity inside clusters would rise.
+    pub fn gain(&self) -> Result<f64> {
+        let Shape { experts, clusters, .. } = self.shape;
+        let current = Grouping::contiguous(experts, clusters)?;
+        self.check()?;
+        Ok(self.proposal.mean_similarity(self.similarity) - current.mean_similarity(self.similarity))
+    }
+
+    /// Carries `weights` over if the proposal passes both tests; else leaves them as they are. What belongs to the weights,
+    /// an optimiser's moments, follows with [`carried`].
     ///
     /// A cluster whose members stay keeps its bits. For another, the base is the best of the old base of its name and the
     /// means of its members, by the error that is left when every member's residual is cut to the layer's rank; its row of
     /// the router becomes the mean of itself and of its members' mean row, at its old norm. Members that stay keep their
-    /// places. Rows of the router, factors and moments travel with their expert, moments of a base stay with the cluster.
-    pub fn apply(&self, weights: &mut Tensors, moments: &mut [&mut Tensors]) -> Result<Outcome> {
+    /// places. Rows of the router and factors travel with their expert.
+    pub fn apply(&self, weights: &mut Tensors) -> Result<Outcome> {
         let Shape { experts, clusters, .. } = self.shape;
         let current = Grouping::contiguous(experts, clusters)?;
-        self.check(weights, moments)?;
-        let inside = |g: &Grouping| g.mean_similarity(self.similarity);
-        let gain = inside(self.proposal) - inside(&current);
+        let gain = self.gain()?;
+        let parts = Parts::new(self.shape, weights)?;
         if self.proposal == &current || gain <= self.limits.gain {
             return Ok(Outcome::SmallGain { gain });
         }
         let order = order(&current, self.proposal);
-        let parts = Parts::new(self.shape, weights)?;
         let mut next = parts.moved(&order);
         let (mut worst, mut changed) = (0f64, 0);
         for cluster in 0..clusters {
@@ -116,14 +141,11 @@ impl Regroup<'_> {
         if worst > self.limits.error {
             return Ok(Outcome::LargeError { gain, error: worst });
         }
-        let moved: Vec<Tensors> =
-            moments.iter().map(|m| Ok(Parts::new(self.shape, m)?.moved(&order))).collect::<Result<_>>()?;
         *weights = next;
-        moments.iter_mut().zip(moved).for_each(|(m, moved)| **m = moved);
         Ok(Outcome::Accepted { gain, error: worst, order, changed })
     }
 
-    fn check(&self, weights: &Tensors, moments: &[&mut Tensors]) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let Shape { experts, clusters, rank, hidden, inner, .. } = self.shape;
         super::check_similarity(self.similarity, experts)?;
         ensure!(
@@ -139,8 +161,7 @@ impl Regroup<'_> {
         ensure!("Regroup", lens.iter().all(|&n| n == experts), means = lens, experts = experts);
         let usable = self.means.iter().flatten().all(|w| w.is_finite() && *w >= 0.0);
         ensure!("Regroup", usable, means = self.means);
-        Parts::new(self.shape, weights)?;
-        moments.iter().try_for_each(|m| Parts::new(self.shape, m).map(drop))
+        Ok(())
     }
 
     /// The best base of a cluster and the factors of its members, part by part; and the largest relative error of a member.

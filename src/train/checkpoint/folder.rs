@@ -11,7 +11,9 @@ use super::tensors::{Lazy, Values, write_file, write_tensors};
 use super::{Checkpoint, Description, FORMAT, Position};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::train::param::Param;
+use crate::train::model::Model;
+use crate::train::param::Buffer;
+use crate::train::trainer::Trainer;
 
 /// Start of the names of folders being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -93,21 +95,43 @@ impl RunFolder {
 
     /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
     ///
-    /// `params` are all of the model's; without training state the checkpoint can start a run, not continue one. On an
-    /// error nothing is left of the new
-    /// checkpoint, and the older ones are untouched.
+    /// On an error nothing is left of the new checkpoint, and the older ones are untouched.
     pub fn save<T: Elem>(
         &self,
-        params: &[Param<T>],
+        trainer: &Trainer<T>,
         description: &Description,
         tokenizer: Option<&Path>,
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
-        let place =
-            write_folder(&self.checkpoints_path(), &format!("step-{:08}", position.step), |folder| {
-                write_all(folder, params, description, tokenizer, position)
-            })?;
+        let remembered: Vec<&Buffer> = trainer.clustering().buffers().collect();
+        self.write(trainer.model(), &remembered, description, tokenizer, position, keep)
+    }
+
+    /// As [`RunFolder::save`], of a model alone: runs can start from such a checkpoint, and none can continue from it.
+    pub fn save_model<T: Elem>(
+        &self,
+        model: &Model<T>,
+        description: &Description,
+        tokenizer: Option<&Path>,
+        position: Position,
+    ) -> Result<PathBuf> {
+        self.write(model, &[], description, tokenizer, position, 1)
+    }
+
+    fn write<T: Elem>(
+        &self,
+        model: &Model<T>,
+        remembered: &[&Buffer],
+        description: &Description,
+        tokenizer: Option<&Path>,
+        position: Position,
+        keep: usize,
+    ) -> Result<PathBuf> {
+        let name = format!("step-{:08}", position.step);
+        let place = write_folder(&self.checkpoints_path(), &name, |folder| {
+            write_all(folder, model, remembered, description, tokenizer, position)
+        })?;
         self.prune(position.step, keep)?;
         Ok(place)
     }
@@ -156,15 +180,17 @@ fn remove_stale(unfinished: &Path) -> Result<()> {
 
 fn write_all<T: Elem>(
     folder: &Path,
-    params: &[Param<T>],
+    model: &Model<T>,
+    remembered: &[&Buffer],
     description: &Description,
     tokenizer: Option<&Path>,
     position: Position,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
+    let params = model.params();
     let pieces =
         || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
-    let weights: Vec<_> = pieces()
+    let mut weights: Vec<_> = pieces()
         .map(|(param, i, piece)| Lazy {
             name: piece.name.clone(),
             dtype: Dtype::F32,
@@ -181,6 +207,8 @@ fn write_all<T: Elem>(
             moments.push(Lazy { name, dtype: Dtype::F32, shape: piece.shape(), values });
         }
     }
+    weights.extend(model.buffers().iter().flat_map(lazy));
+    moments.extend(remembered.iter().copied().flat_map(lazy));
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
         files.insert(name.to_owned(), write_file(&folder.join(name), content)?);
         Result::Ok(())
@@ -195,6 +223,16 @@ fn write_all<T: Elem>(
     let state = State { format: FORMAT, position, files };
     write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;
     Ok(())
+}
+
+/// The matrices of a buffer.
+fn lazy(buffer: &Buffer) -> impl Iterator<Item = Lazy<'_>> {
+    buffer.pieces.iter().map(|piece| Lazy {
+        name: piece.name.clone(),
+        dtype: Dtype::F32,
+        shape: piece.shape(),
+        values: Box::new(|| Ok(Values::F32(piece.gather(&buffer.tensor)?))),
+    })
 }
 
 /// Renames a finished folder; one of the same step, damaged or from before going back, makes way.

@@ -6,8 +6,8 @@
 //! config.toml                      the options of the run, to repeat it
 //! metrics.jsonl                    one line per step
 //! checkpoints/step-00000100/
-//!     model.safetensors            weights in f32 under Hugging Face style names
-//!     optimizer.safetensors        AdamW's moments: `<name>.m`, `<name>.v`
+//!     model.safetensors            weights in f32 under Hugging Face style names, selection biases
+//!     optimizer.safetensors        AdamW's moments: `<name>.m`, `<name>.v`; what is remembered about experts
 //!     config.json                  the model's shape, the schedule, the kind of data
 //!     tokenizer.json               the tokenizer, where the data is text
 //!     state.json                   step and data position; size and SHA-256 of every other file

@@ -10,11 +10,13 @@ use sha2::{Digest, Sha256};
 use super::tensors::{FileDigest, Tensors, Verified, hex};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::train::config::{ModelConfig, TrainConfig};
-use crate::train::param::{Param, Piece};
+use crate::train::config::{FfnKind, ModelConfig, TrainConfig};
+use crate::train::model::Model;
+use crate::train::param::{Buffer, Piece};
+use crate::train::trainer::Trainer;
 
 /// Version of the layout of files and names; another one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 pub(super) const STATE: &str = "state.json";
 pub(super) const MODEL: &str = "model.safetensors";
@@ -151,6 +153,12 @@ impl Checkpoint {
         &self.description
     }
 
+    /// The form that the feed-forward parts have at this point of the run.
+    pub fn form(&self) -> FfnKind {
+        let Description { model, train, .. } = &self.description;
+        train.form(model.ffn, self.position.step)
+    }
+
     /// The `tokenizer.json` inside, where the data is text.
     pub fn tokenizer_path(&self) -> Option<&Path> {
         self.tokenizer.as_ref().map(Verified::path)
@@ -199,33 +207,39 @@ impl Checkpoint {
         Err(Error::config(option, wanted, why))
     }
 
-    /// Sets the weights of `params` (all of the model's) from the checkpoint, and their master copies.
+    /// Sets the weights of a model, their master copies, and its buffers.
     ///
     /// On an error, some may be set already.
-    pub fn load_weights<T: Elem>(&self, params: &mut [Param<T>]) -> Result<()> {
+    pub fn load_model<T: Elem>(&self, model: &mut Model<T>) -> Result<()> {
         let tensors = self.model.tensors()?;
-        check_count(&self.model, &tensors, params.iter().map(|p| p.pieces.len()).sum())?;
-        for param in params {
+        let pieces: usize = model.params().iter().map(|p| p.pieces.len()).sum();
+        let buffers: usize = model.buffers().iter().map(|b| b.pieces.len()).sum();
+        check_count(&self.model, &tensors, pieces + buffers)?;
+        for param in model.params_mut() {
             for i in 0..param.pieces.len() {
                 let piece = &param.pieces[i];
                 let values = tensors.get(&piece.name, &piece.shape())?;
                 param.set(i, &values)?;
             }
         }
-        Ok(())
+        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))
     }
 
-    /// Sets AdamW's moments of those `params` that have training state.
+    /// Sets everything a run continues from: the model, AdamW's moments, what it remembers about the experts, the step.
     ///
     /// On an error, some may be set already.
-    pub fn load_optimizer<T: Elem>(&self, params: &mut [Param<T>]) -> Result<()> {
+    pub fn load_trainer<T: Elem>(&self, trainer: &mut Trainer<T>) -> Result<()> {
+        trainer.go_to(self.position.step)?;
+        self.load_model(trainer.model_mut())?;
         let tensors = self.optimizer.tensors()?;
         if tensors.len() == 0 {
             let why = "it has no optimiser state, so that no run can continue from it; --from starts one from its weights";
             return Err(Error::checkpoint(&self.path, why));
         }
-        check_count(&self.optimizer, &tensors, params.iter().map(|p| 2 * p.pieces.len()).sum())?;
-        for param in params {
+        let pieces: usize = trainer.model().params().iter().map(|p| 2 * p.pieces.len()).sum();
+        let buffers: usize = trainer.clustering().buffers().map(|b| b.pieces.len()).sum();
+        check_count(&self.optimizer, &tensors, pieces + buffers)?;
+        for param in trainer.model_mut().params_mut() {
             let Some(state) = &mut param.state else { continue };
             for piece in &param.pieces {
                 let get = |moment| tensors.get(&moment_name(piece, moment), &piece.shape());
@@ -233,8 +247,16 @@ impl Checkpoint {
                 piece.scatter(&get('v')?, &mut state.v)?;
             }
         }
+        trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
         Ok(())
     }
+}
+
+fn load_buffer(tensors: &Tensors<'_>, buffer: &mut Buffer) -> Result<()> {
+    for piece in &buffer.pieces {
+        piece.scatter(&tensors.get(&piece.name, &piece.shape())?, &mut buffer.tensor)?;
+    }
+    Ok(())
 }
 
 /// Name of a moment of AdamW in `optimizer.safetensors`.

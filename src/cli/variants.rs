@@ -1,0 +1,90 @@
+//! What `compare` trains side by side.
+
+use serde::{Deserialize, Serialize};
+
+use crate::moe::FfnKind;
+use crate::train::config::{Balance, Mode, ModelConfig, TrainConfig};
+
+/// A named change of the model and schedule that `compare` was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Variant {
+    /// One feed-forward part of `topk` times the inner size.
+    Dense,
+    /// Flat top-k over full experts.
+    Flat,
+    /// The same, balanced by a selection bias.
+    FlatBias,
+    /// Full experts behind the two-stage router.
+    Full,
+    /// Clusters that are regrouped while training.
+    Clustered,
+    /// The same, balanced by a selection bias.
+    ClusteredBias,
+    /// Full experts that are grouped and factorised after the burn-in.
+    Convert,
+    /// Clusters that stay as they start.
+    Static,
+    /// Attempts to regroup after every 50 steps.
+    Every50,
+    /// Attempts to regroup after every 200 steps.
+    Every200,
+    /// No clustering: one cluster, whose base all experts share, and a flat router.
+    OneCluster,
+    /// Twice the clusters.
+    TwiceClusters,
+}
+
+impl Variant {
+    /// What is compared if nothing is said.
+    pub const DEFAULT: [Variant; 3] = [Variant::Dense, Variant::Flat, Variant::Clustered];
+
+    /// The name in options, folders and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::Dense => "dense",
+            Variant::Flat => "flat",
+            Variant::FlatBias => "flat-bias",
+            Variant::Full => "full",
+            Variant::Clustered => "clustered",
+            Variant::ClusteredBias => "clustered-bias",
+            Variant::Convert => "convert",
+            Variant::Static => "static",
+            Variant::Every50 => "every50",
+            Variant::Every200 => "every200",
+            Variant::OneCluster => "one-cluster",
+            Variant::TwiceClusters => "twice-clusters",
+        }
+    }
+
+    /// The model and schedule of this variant.
+    pub fn of(self, model: &ModelConfig, train: &TrainConfig) -> (ModelConfig, TrainConfig) {
+        let ffn = match self {
+            Variant::Dense => FfnKind::Dense,
+            Variant::Flat | Variant::FlatBias => FfnKind::Flat,
+            Variant::Full => FfnKind::Full,
+            _ => FfnKind::Clustered,
+        };
+        let (mut model, mut train) = (model.variant(ffn), train.clone());
+        match self {
+            Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
+            Variant::FlatBias | Variant::ClusteredBias => train.balance = Balance::Bias,
+            Variant::Convert => train.mode = Mode::Convert,
+            Variant::Static => train.cluster_every = 0,
+            Variant::Every50 => train.cluster_every = 50,
+            Variant::Every200 => train.cluster_every = 200,
+            Variant::OneCluster => model.clusters = 1,
+            Variant::TwiceClusters => model.clusters *= 2,
+        }
+        (model, train)
+    }
+}
+
+#[test]
+fn names_are_those_of_the_options() {
+    use clap::ValueEnum;
+    for variant in Variant::value_variants() {
+        assert_eq!(variant.to_possible_value().unwrap().get_name(), variant.name());
+        assert_eq!(serde_json::to_value(variant).unwrap(), variant.name());
+    }
+}

@@ -1,0 +1,357 @@
+//! Online clustering: what a run remembers about each layer's experts, and the attempts to regroup them.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{BaseWeights, ModelConfig, TrainConfig};
+use super::layout::FFN;
+use super::model::Model;
+use super::param::{Buffer, Param, ParamState, Piece};
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::error::{Error, Result};
+use crate::moe::clustering::{Grouping, Limits, Outcome, Regroup, Tensors, carried, propose};
+use crate::moe::{FfnKind, Shape};
+use crate::ops::{Gram, ResidualGram, Similarity};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
+
+/// Positions among a clustered layer's weights of the two that hold factors of single experts.
+const EXPERT_FACTORS: [usize; 2] = [3, 4];
+/// Rows of every expert that [`ResidualGram`] may write at a time on a CUDA device.
+const GRAM_ROWS: usize = 8;
+
+/// What a run remembers about the experts of one layer; all of it is part of a checkpoint.
+#[derive(Debug)]
+pub(super) struct Experts {
+    /// `[1, experts, hidden]`: moving mean of what each expert was sent.
+    centroid: Buffer,
+    /// `[1, 1, experts]`: moving mean of the slots of a step.
+    load: Buffer,
+    /// `[1, 1, experts]`: the expert of the start that each place holds now.
+    origin: Buffer,
+    /// `[1, 1, 1]`: 1 if the router skips the next optimiser step.
+    hold: Buffer,
+}
+
+/// An attempt to regroup the experts of a layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The layer.
+    pub layer: usize,
+    /// What came of it.
+    pub result: EventResult,
+    /// Mean similarity of the pairs of experts that shared a cluster before.
+    pub similarity: f64,
+    /// How much the proposal would raise it.
+    pub gain: f64,
+    /// Largest relative error of an expert, where the proposal came that far.
+    pub error: Option<f64>,
+    /// Jaccard index of the pairs that shared a cluster before and in the proposal.
+    pub jaccard: f64,
+    /// The cluster of each expert after it, by the expert's number at the start of the run.
+    pub clusters: Vec<usize>,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventResult {
+    /// The experts were regrouped.
+    Accepted,
+    /// The similarity inside clusters would rise too little, or nothing would change.
+    SmallGain,
+    /// An expert would change too much.
+    LargeError,
+    /// Full experts were grouped and factorised ([`Mode::Convert`](super::config::Mode)).
+    Converted,
+}
+
+/// The memory of all layers of a clustered model; of no layer for any other.
+#[derive(Debug)]
+pub struct Clustering {
+    pub(super) layers: Vec<Experts>,
+}
+
+impl Clustering {
+    /// Nothing seen yet, every expert in its place.
+    pub fn new(model: &ModelConfig, device: &Device) -> Result<Self> {
+        if model.ffn != FfnKind::Clustered {
+            return Ok(Clustering { layers: Vec::new() });
+        }
+        let (experts, hidden) = (model.experts, model.hidden);
+        let layer = |l: usize| {
+            let name = |part: &str| format!("model.layers.{l}.mlp.experts.{part}");
+            let vector = |part: &str, len: usize| {
+                Buffer::zeros(device, [1, 1, len], vec![Piece::vector(name(part), 0..len)])
+            };
+            let centroid = vec![Piece::matrix(name("centroid"), 0, 0..experts, 0..hidden)];
+            let mut origin = vector("origin", experts)?;
+            origin.tensor.copy_from(&(0..experts).map(|e| e as f32).collect::<Vec<_>>())?;
+            Ok(Experts {
+                centroid: Buffer::zeros(device, [1, experts, hidden], centroid)?,
+                load: vector("load", experts)?,
+                origin,
+                hold: vector("hold", 1)?,
+            })
+        };
+        Ok(Clustering { layers: (0..model.layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// What a checkpoint holds of it.
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.layers.iter().flat_map(|l| [&l.centroid, &l.load, &l.origin, &l.hold])
+    }
+
+    /// The buffers, to load into.
+    pub fn buffers_mut(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        self.layers.iter_mut().flat_map(|l| [&mut l.centroid, &mut l.load, &mut l.origin, &mut l.hold])
+    }
+
+    /// Takes in a micro-batch that `model` just passed forward: `rows` token rows.
+    pub fn track<T: Elem>(&mut self, model: &Model<T>, rows: usize, rate: f32) -> Result<()> {
+        for (l, experts) in self.layers.iter_mut().enumerate() {
+            model.track_centroids(l, rows, rate, experts.centroid.tensor.view_mut().into_matrix())?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the slots of a step, `[layers][experts]`.
+    pub fn track_load(&mut self, slots: &[Vec<u64>], rate: f32) -> Result<()> {
+        for (experts, slots) in self.layers.iter_mut().zip(slots) {
+            let mut load = experts.load.tensor.to_vec()?;
+            load.iter_mut().zip(slots).for_each(|(mean, &n)| *mean = (1.0 - rate) * *mean + rate * n as f32);
+            experts.load.tensor.copy_from(&load)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the router of a layer skips this step; asking ends it.
+    pub fn take_hold(&mut self, layer: usize) -> Result<bool> {
+        let Some(experts) = self.layers.get_mut(layer) else { return Ok(false) };
+        let held = experts.hold.tensor.to_vec()? != [0.0];
+        if held {
+            experts.hold.tensor.copy_from(&[0.0])?;
+        }
+        Ok(held)
+    }
+
+    /// Attempts to regroup the experts of every layer, after the optimiser's update of `step`.
+    pub fn regroup<T: Elem>(
+        &mut self,
+        model: &mut Model<T>,
+        config: &TrainConfig,
+        step: u64,
+    ) -> Result<Vec<Event>> {
+        if model.layer.kind != FfnKind::Clustered {
+            return Ok(Vec::new());
+        }
+        (0..self.layers.len()).map(|l| self.regroup_layer(l, model, config, step)).collect()
+    }
+
+    fn regroup_layer<T: Elem>(
+        &mut self,
+        l: usize,
+        model: &mut Model<T>,
+        config: &TrainConfig,
+        step: u64,
+    ) -> Result<Event> {
+        let start = Instant::now();
+        let shape = model.layer.shape;
+        let experts = &mut self.layers[l];
+        let params = &mut model.params[model.config.layer_start(l) + FFN..model.config.layer_start(l + 1)];
+        let similarity = experts.similarity(&model.device, params, shape, config.cluster_alpha)?;
+        let similarity = View::new(&similarity, [shape.experts; 2])?;
+        let current = Grouping::contiguous(shape.experts, shape.clusters)?;
+        // Another seed for every attempt, or a bad start of k-means would come again and again.
+        let seed = config.seed ^ (step << 20) ^ l as u64;
+        let proposal = propose(&current, similarity, f64::from(config.cluster_tau), seed)?;
+        let means = experts.means(params, shape, config.base_weights)?;
+        let limits = Limits { gain: f64::from(config.cluster_gain), error: f64::from(config.cluster_error) };
+        let regroup = Regroup { shape, similarity, proposal: &proposal, means: &means, limits, seed };
+        let gain = regroup.gain()?;
+        // Most attempts end here: before anything is copied.
+        let outcome = if gain <= limits.gain {
+            Outcome::SmallGain { gain }
+        } else {
+            let mut weights = tensors(params.iter().map(Param::values))?;
+            let outcome = regroup.apply(&mut weights)?;
+            if let Outcome::Accepted { order, .. } = &outcome {
+                carry(params, shape, order, weights)?;
+                experts.carry(order)?;
+                carry_bias(&mut model.bias[l], shape, order)?;
+            }
+            outcome
+        };
+        let (result, error) = match outcome {
+            Outcome::SmallGain { .. } => (EventResult::SmallGain, None),
+            Outcome::LargeError { error, .. } => (EventResult::LargeError, Some(error)),
+            Outcome::Accepted { error, .. } => (EventResult::Accepted, Some(error)),
+        };
+        Ok(Event {
+            layer: l,
+            result,
+            similarity: current.mean_similarity(similarity),
+            gain,
+            error,
+            jaccard: current.jaccard(&proposal),
+            clusters: experts.clusters(shape)?,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+impl Experts {
+    /// `[experts, experts]`: fused similarity of weights and of mean tokens (method.md, "Clustering").
+    fn similarity<T: Elem>(
+        &self,
+        device: &Device,
+        params: &[Param<T>],
+        shape: Shape,
+        alpha: f32,
+    ) -> Result<Vec<f64>> {
+        let mut param = device.zeros([shape.experts; 2])?;
+        let masters: Option<Vec<_>> =
+            params.iter().map(|p| Some(p.state.as_ref()?.master.as_ref()?.view())).collect();
+        match masters {
+            Some(masters) => weights_gram(device, &masters, shape, &mut param)?,
+            None => {
+                let weights: Vec<_> = params.iter().map(|p| p.weight.view()).collect();
+                weights_gram(device, &weights, shape, &mut param)?;
+            }
+        }
+        self.fused(device, &param, alpha)
+    }
+
+    /// The same from dot products of weights.
+    pub(super) fn fused(&self, device: &Device, param: &Tensor<f64, 2>, alpha: f32) -> Result<Vec<f64>> {
+        let [_, experts, hidden] = self.centroid.tensor.shape();
+        let [mut act, mut s] = [device.zeros::<f64, 2>([experts; 2])?, device.zeros([experts; 2])?];
+        let x = self.centroid.tensor.view().reindex([experts, 1, hidden], [hidden, hidden, 1]);
+        let mut workspace: Tensor<f64, 1> = device.zeros([Gram::<f32>::workspace_len(x.shape())])?;
+        let workspace = workspace.view_mut();
+        device.run(Gram { x, gram: act.view_mut(), workspace, accumulate: false })?;
+        let (param, act) = (param.view(), act.view());
+        device.run(Similarity { param, act, alpha: f64::from(alpha), s: s.view_mut() })?;
+        s.to_vec()
+    }
+
+    /// The weighted means that a base may become: by load, by Fisher information, of which Adam's second moments are an
+    /// estimate.
+    fn means<T: Elem>(&self, params: &[Param<T>], shape: Shape, which: BaseWeights) -> Result<Vec<Vec<f64>>> {
+        let mut means = Vec::new();
+        if matches!(which, BaseWeights::Best | BaseWeights::Load) {
+            means.push(self.load.tensor.to_vec()?.into_iter().map(f64::from).collect());
+        }
+        if matches!(which, BaseWeights::Best | BaseWeights::Fisher) {
+            let mut fisher = vec![0.0; shape.experts];
+            for factor in EXPERT_FACTORS {
+                let Some(state) = params.get(factor).and_then(|p| p.state.as_ref()) else { continue };
+                let (v, per) = (state.v.to_vec()?, state.v.len() / shape.experts);
+                for (sum, v) in fisher.iter_mut().zip(v.chunks_exact(per)) {
+                    *sum += v.iter().map(|&v| f64::from(v)).sum::<f64>();
+                }
+            }
+            means.push(fisher);
+        }
+        Ok(means)
+    }
+
+    /// Weight of each expert in the mean that the first base of its cluster is: Adam knows nothing of its factors yet.
+    pub(super) fn weights(&self, which: BaseWeights) -> Result<Vec<f64>> {
+        let load = self.load.tensor.to_vec()?;
+        let by_load = which == BaseWeights::Load;
+        Ok(load.into_iter().map(|n| if by_load { f64::from(n) } else { 1.0 }).collect())
+    }
+
+    /// Follows the experts to their new places.
+    pub(super) fn carry(&mut self, order: &[usize]) -> Result<()> {
+        for buffer in [&mut self.centroid, &mut self.load, &mut self.origin] {
+            let old = buffer.tensor.to_vec()?;
+            let per = old.len() / order.len();
+            let moved: Vec<f32> = order.iter().flat_map(|&e| &old[e * per..(e + 1) * per]).copied().collect();
+            buffer.tensor.copy_from(&moved)?;
+        }
+        self.hold.tensor.copy_from(&[1.0])
+    }
+
+    /// The cluster of each expert, by its number at the start of the run.
+    pub(super) fn clusters(&self, shape: Shape) -> Result<Vec<usize>> {
+        let mut clusters = vec![0; shape.experts];
+        let per = shape.experts / shape.clusters;
+        for (place, origin) in self.origin.tensor.to_vec()?.into_iter().enumerate() {
+            let slot = clusters.get_mut(origin as usize);
+            let slot = slot.ok_or_else(|| Error::Rule {
+                op: "Clustering",
+                rule: "origins are experts",
+                values: format!("origin = {origin}, experts = {}", shape.experts),
+            })?;
+            *slot = place / per;
+        }
+        Ok(clusters)
+    }
+}
+
+/// Dot products between all experts of a layer, from its weights as stored.
+fn weights_gram<T: Elem>(
+    device: &Device,
+    weights: &[View<'_, T, 3>],
+    shape: Shape,
+    gram: &mut Tensor<f64, 2>,
+) -> Result<()> {
+    let &[_, w13, w2, b, a2] = weights else { return Err(not_clustered(weights.len())) };
+    let Shape { experts, hidden, inner, .. } = shape;
+    let room = ResidualGram::<T>::workspace_len(experts, hidden, inner, GRAM_ROWS);
+    let mut workspace: Tensor<f64, 1> = device.zeros([room])?;
+    let (gram, workspace): (ViewMut<'_, f64, 2>, _) = (gram.view_mut(), workspace.view_mut());
+    device.run(ResidualGram { w13, w2, b, a2, gram, workspace })
+}
+
+/// Writes regrouped weights back, and the moments after them, one at a time.
+fn carry<T: Elem>(params: &mut [Param<T>], shape: Shape, order: &[usize], weights: Tensors) -> Result<()> {
+    let Tensors { router, w13, w2, b, a2 } = weights;
+    for (param, values) in params.iter_mut().zip([router, w13, w2, b, a2]) {
+        param.set_values(&values)?;
+    }
+    type Moment = fn(&mut ParamState) -> &mut Tensor<f32, 3>;
+    let moments: [Moment; 2] = [|s| &mut s.m, |s| &mut s.v];
+    for moment in moments {
+        let read = |p: &mut Param<T>| p.state.as_mut().map_or(Ok(Vec::new()), |s| moment(s).to_vec());
+        let Tensors { router, w13, w2, b, a2 } =
+            carried(shape, order, &tensors(params.iter_mut().map(read))?)?;
+        for (param, values) in params.iter_mut().zip([router, w13, w2, b, a2]) {
+            if let Some(state) = &mut param.state {
+                moment(state).copy_from(&values)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The biases of experts follow them; those of clusters stay.
+pub(super) fn carry_bias(bias: &mut Buffer, shape: Shape, order: &[usize]) -> Result<()> {
+    let old = bias.tensor.to_vec()?;
+    let levels = shape.logits() - shape.experts;
+    let mut new = old.clone();
+    new[levels..].iter_mut().zip(order).for_each(|(new, &e)| *new = old[levels + e]);
+    bias.tensor.copy_from(&new)
+}
+
+/// The five tensors of a layer.
+fn tensors(values: impl Iterator<Item = Result<Vec<f32>>>) -> Result<Tensors> {
+    let values = values.collect::<Result<Vec<_>>>()?;
+    let count = values.len();
+    let [router, w13, w2, b, a2] = values.try_into().map_err(|_| not_clustered(count))?;
+    Ok(Tensors { router, w13, w2, b, a2 })
+}
+
+fn not_clustered(count: usize) -> Error {
+    Error::Rule {
+        op: "Clustering",
+        rule: "a clustered layer has 5 weights",
+        values: format!("weights = {count}"),
+    }
+}
