@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cli;
+pub mod compress;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
