@@ -3,6 +3,7 @@
 //! One nvcc job for each (file, architecture), several at a time; results are named by a hash of everything that goes
 //! into them and kept under `target/trimoe-cuda`, so that profiles share them and an untouched file costs nothing.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -36,19 +37,15 @@ fn images() -> Result<(), String> {
         .ok_or("feature `cuda` needs nvcc: set CUDA_HOME or NVCC, or run `cargo xtask cuda` once")?;
     let version = run(Command::new(&nvcc).arg("--version"))?;
     let archs = env::var("TRIMOE_CUDA_ARCHS").unwrap_or(ARCHS.into());
-    let (sources, headers): (Vec<_>, Vec<_>) =
-        files(Path::new("kernels"))?.into_iter().partition(|f| is(f, "cu"));
-    let mut common = DefaultHasher::new();
-    (&version, FLAGS).hash(&mut common);
-    for header in &headers {
-        (header, fs::read(header).map_err(|e| format!("{}: {e}", header.display()))?).hash(&mut common);
-    }
+    let mut sources = files(Path::new("kernels"))?;
+    sources.retain(|file| is(file, "cu"));
     let mut jobs = Vec::new();
     for source in &sources {
-        let text = fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?;
+        let mut texts = BTreeMap::new();
+        included(source, &mut texts)?;
         for arch in archs.split(',').map(|a| format!("sm_{a}")).chain(["compute_80".into()]) {
-            let mut key = common.clone();
-            (source, &text, &arch).hash(&mut key);
+            let mut key = DefaultHasher::new();
+            (&version, FLAGS, source, &texts, &arch).hash(&mut key);
             let kind = if arch.starts_with("sm") { "cubin" } else { "ptx" };
             let name = format!("{}-{arch}-{:016x}.{kind}", stem(source), key.finish());
             jobs.push((source, arch, cache.join(name)));
@@ -71,7 +68,7 @@ fn images() -> Result<(), String> {
     if !errors.is_empty() {
         return Err(errors.join("\n"));
     }
-    let mut list = String::new();
+    let (mut list, mut statics) = (String::new(), Vec::new());
     for source in &sources {
         let image = out.join(format!("{}.fatbin", stem(source)));
         let mut fatbinary = Command::new(nvcc.with_file_name("fatbinary"));
@@ -83,13 +80,42 @@ fn images() -> Result<(), String> {
         }
         run(&mut fatbinary)?;
         let (name, bytes) = (stem(source), image.display().to_string());
+        let (constant, kernels) = (name.to_uppercase(), kernels(&jobs, source)?);
         list += &format!(
-            "/// `kernels/{name}.cu`\npub static {}: Image = Image {{ name: {name:?}, bytes: include_bytes!({bytes:?}) }};\n",
-            name.to_uppercase()
+            "/// `kernels/{name}.cu`\npub static {constant}: Image = Image {{ name: {name:?}, \
+             bytes: include_bytes!({bytes:?}), kernels: &{kernels:?} }};\n"
         );
+        statics.push(format!("&{constant}"));
     }
+    list += &format!("/// Every file.\npub static ALL: &[&Image] = &[{}];\n", statics.join(", "));
     let path = out.join("images.rs");
     fs::write(&path, list).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The text of a file and of every header of ours that it includes, directly or not, by path.
+fn included(file: &Path, texts: &mut BTreeMap<PathBuf, String>) -> Result<(), String> {
+    let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let name = |line: &str| Some(line.trim().strip_prefix("#include \"")?.split('"').next()?.to_string());
+    let names: Vec<String> = text.lines().filter_map(name).collect();
+    texts.insert(file.to_owned(), text);
+    for name in names {
+        let folders = [file.parent().unwrap_or(file), Path::new("kernels")];
+        let header = folders.map(|folder| folder.join(&name)).into_iter().find(|header| header.is_file());
+        let header = header.ok_or_else(|| format!("{}: {name} is nowhere", file.display()))?;
+        if !texts.contains_key(&header) {
+            included(&header, texts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the kernels of a file, by its PTX.
+fn kernels(jobs: &[(&PathBuf, String, PathBuf)], source: &Path) -> Result<Vec<String>, String> {
+    let ptx = jobs.iter().find(|(s, arch, _)| s.as_path() == source && arch.starts_with("compute"));
+    let ptx = ptx.ok_or("every file is compiled to PTX")?.2.as_path();
+    let text = fs::read_to_string(ptx).map_err(|e| format!("{}: {e}", ptx.display()))?;
+    let name = |line: &str| Some(line.strip_prefix(".visible .entry ")?.split('(').next()?.to_string());
+    Ok(text.lines().filter_map(name).collect())
 }
 
 fn compile(nvcc: &Path, source: &Path, arch: &str, to: &Path) -> Result<(), String> {

@@ -129,13 +129,14 @@ typedef struct RouteDxParams {
 } RouteDxParams;
 
 /// dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over
-/// `logits` and `hidden`, also if there are no tokens.
+/// `logits` and `hidden`, also if there are no tokens. Several blocks along z split the tokens, and leave their sums one
+/// behind the other, for `moe_int4_gemm_reduce_F32` to add.
 typedef struct RouteDwParams {
     /// [tokens, logits], f32
     uint64_t dlogits;
     /// [tokens, hidden]
     uint64_t x;
-    /// [logits, hidden], f32
+    /// [splits, logits, hidden], f32
     uint64_t dw;
     uint64_t dlogits_stride;
     uint64_t x_stride;
@@ -143,6 +144,9 @@ typedef struct RouteDwParams {
     uint32_t tokens;
     uint32_t logits;
     uint32_t hidden;
+    /// Tokens of a split; all of them and one split more are fewer than 2^32.
+    uint32_t span;
     /// 1: add to dw; 0: overwrite it
     uint32_t accumulate;
+    uint32_t unused;
 } RouteDwParams;

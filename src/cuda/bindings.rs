@@ -1022,7 +1022,7 @@ const _: () = {
     ["Offset of field: Int4GemmParams::accumulate"]
         [::core::mem::offset_of!(Int4GemmParams, accumulate) - 116usize];
 };
-#[doc = " y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
+#[doc = " y = [y +] sum over splits of partial, in their order, whatever they are of. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Int4GemmReduceParams {
@@ -1696,7 +1696,7 @@ const _: () = {
     ["Offset of field: RouteDxParams::hidden"][::core::mem::offset_of!(RouteDxParams, hidden) - 56usize];
     ["Offset of field: RouteDxParams::unused"][::core::mem::offset_of!(RouteDxParams, unused) - 60usize];
 };
-#[doc = " dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over\n `logits` and `hidden`, also if there are no tokens."]
+#[doc = " dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over\n `logits` and `hidden`, also if there are no tokens. Several blocks along z split the tokens, and leave their sums one\n behind the other, for `moe_int4_gemm_reduce_F32` to add."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RouteDwParams {
@@ -1704,7 +1704,7 @@ pub struct RouteDwParams {
     pub dlogits: u64,
     #[doc = " [tokens, hidden]"]
     pub x: u64,
-    #[doc = " [logits, hidden], f32"]
+    #[doc = " [splits, logits, hidden], f32"]
     pub dw: u64,
     pub dlogits_stride: u64,
     pub x_stride: u64,
@@ -1712,12 +1712,15 @@ pub struct RouteDwParams {
     pub tokens: u32,
     pub logits: u32,
     pub hidden: u32,
+    #[doc = " Tokens of a split; all of them and one split more are fewer than 2^32."]
+    pub span: u32,
     #[doc = " 1: add to dw; 0: overwrite it"]
     pub accumulate: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RouteDwParams"][::core::mem::size_of::<RouteDwParams>() - 64usize];
+    ["Size of RouteDwParams"][::core::mem::size_of::<RouteDwParams>() - 72usize];
     ["Alignment of RouteDwParams"][::core::mem::align_of::<RouteDwParams>() - 8usize];
     ["Offset of field: RouteDwParams::dlogits"][::core::mem::offset_of!(RouteDwParams, dlogits) - 0usize];
     ["Offset of field: RouteDwParams::x"][::core::mem::offset_of!(RouteDwParams, x) - 8usize];
@@ -1730,8 +1733,10 @@ const _: () = {
     ["Offset of field: RouteDwParams::tokens"][::core::mem::offset_of!(RouteDwParams, tokens) - 48usize];
     ["Offset of field: RouteDwParams::logits"][::core::mem::offset_of!(RouteDwParams, logits) - 52usize];
     ["Offset of field: RouteDwParams::hidden"][::core::mem::offset_of!(RouteDwParams, hidden) - 56usize];
+    ["Offset of field: RouteDwParams::span"][::core::mem::offset_of!(RouteDwParams, span) - 60usize];
     ["Offset of field: RouteDwParams::accumulate"]
-        [::core::mem::offset_of!(RouteDwParams, accumulate) - 60usize];
+        [::core::mem::offset_of!(RouteDwParams, accumulate) - 64usize];
+    ["Offset of field: RouteDwParams::unused"][::core::mem::offset_of!(RouteDwParams, unused) - 68usize];
 };
 #[doc = " partial[s, (i, j)] = <x_i, x_j> over the s-th span of the experts' chunks. Parameters of `moe_gram_*` and\n `moe_gram_small_*`, which differ in the tile; launched by the tile `moe_gram_launch` (`moe_gram_small_launch`, for\n at most tile.rows experts) with n (n + 1) / 2 blocks along x for n = ceil(experts / tile.rows), and one along y for\n each span.\n\n A chunk is 16 bytes of a row, or what is left of it: an expert has rows ceil(columns / elements of a chunk) of\n them, at most 2^31 with one span more."]
 #[repr(C)]

@@ -82,11 +82,11 @@ pub(super) fn forward<T: Elem>(
     plan.resize(x.dim(0))?;
     device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
-    let (mut xs, mut ys) = (ws.rows_a, ws.rows_b);
+    let mut ys = ws.rows;
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);
     let mut hq = hq.front_mut([order.rows(), w.w2.dim(2)]);
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemm { x: xs.as_view(), w: w.w13, segments, y: bp.reborrow(), accumulate: false })?;
+    let gathered = order.gathered();
+    device.run(GroupedGemm { x, w: w.w13, segments: gathered, y: bp.reborrow(), accumulate: false })?;
     let (plan, weight) = (&*plan, routing.weight.view());
     device.run(Expand { bp: bp.as_view(), b: w.b, a2: w.a2, plan, weight, hq: hq.reborrow() })?;
     device.run(GroupedGemm { x: hq.as_view(), w: w.w2, segments, y: ys.reborrow(), accumulate: false })?;
@@ -103,7 +103,7 @@ pub(super) fn backward<T: Elem>(
     let Backward { device, router, x, dy, mut dx, accumulate } = pass;
     let Saved { routing, plan, bp, hq } = saved;
     let (plan, order, segments) = (&*plan, plan.by_cluster(), plan.by_cluster().segments());
-    let Buffers { rows_a: mut dys, rows_b: mut xs, wide: mut dhq, dlogits, mut dweight, partial, .. } = ws;
+    let Buffers { rows: mut dys, wide: mut dhq, route, dlogits, mut dweight, partial, .. } = ws;
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);
     let hq = hq.front([order.rows(), w.w2.dim(2)]);
     device.run(Permute { x: dy, order, y: dys.reborrow() })?;
@@ -129,8 +129,7 @@ pub(super) fn backward<T: Elem>(
         accumulate,
     })?;
     let dbp = bp.as_view();
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemmWgrad { dy: dbp, x: xs.as_view(), segments, dw: grads.w13, accumulate })?;
+    device.run(GroupedGemmWgrad { dy: dbp, x, segments: order.gathered(), dw: grads.w13, accumulate })?;
     let mut dxs = dys; // its last reader was the gradient of [hbar | Q]
     device.run(GroupedGemmDgrad { dy: dbp, w: w.w13, segments, dx: dxs.reborrow(), accumulate: false })?;
     device.run(Combine { x: dxs.as_view(), order, weight: None, y: dx.reborrow(), accumulate: false })?;
@@ -145,6 +144,7 @@ pub(super) fn backward<T: Elem>(
         dlogits,
         dx,
         dw: grads.router.into_matrix(),
+        workspace: route,
         accumulate,
     })
 }

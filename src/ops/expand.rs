@@ -31,7 +31,9 @@ const CHUNK: usize = 512;
 /// that belong to no chosen expert are zero.
 ///
 /// A CUDA device rounds `h` to `T` before it multiplies it by `A2`, as `dz` before all its products in the gradient;
-/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks.
+/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks. It multiplies
+/// 16 rows of a cluster at a time by the factors of every expert that one of them chose, those that did not as zeros: a
+/// factor that is not finite makes NaN of such rows too, where the CPU leaves them alone.
 #[derive(Debug)]
 pub struct Expand<'a, T> {
     /// `[tokens, 2 inner + 2 K rank]`: gate and up of the base, then `P`, in cluster order.

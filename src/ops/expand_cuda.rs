@@ -3,7 +3,8 @@
 use super::expand::{Expand, ExpandBackward};
 use crate::cuda::cudarc::driver::DeviceRepr;
 use crate::cuda::{
-    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, images,
+    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, ONLY, countable,
+    images,
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
@@ -45,7 +46,7 @@ const BACKWARD: Shapes = Shapes {
 };
 const FACTORS: Kernel = kernel("expand_factors", "moe_expand_factors_launch");
 const FACTORS_ANY: Kernel = kernel("expand_factors_any", "moe_expand_factors_launch");
-const FOLD: Kernel = kernel("expand", "moe_expand_fold_launch");
+const FOLD: Kernel = kernel("expand_fold", "moe_expand_fold_launch");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -115,12 +116,6 @@ unsafe fn over_runs<T: Elem, P: DeviceRepr>(
     unsafe { device.launch(kernel, T::DTYPE.variant(), [blocks, 1, 1], params) }
 }
 
-/// The kernels count columns in 32 bits, and go a strip beyond.
-fn columns_fit(op: &'static str, bp: [usize; 2]) -> Result<()> {
-    ensure!(op, bp[1] <= i32::MAX as usize, bp = bp);
-    Ok(())
-}
-
 /// Whether the columns of a lane are whole vectors.
 fn in_vectors([_, rank, inner]: [usize; 3]) -> bool {
     inner.is_multiple_of(8) && rank.is_multiple_of(8)
@@ -128,7 +123,7 @@ fn in_vectors([_, rank, inner]: [usize; 3]) -> bool {
 
 pub(super) fn forward<T: Elem>(op: Expand<'_, T>, device: &Cuda) -> Result<()> {
     let (plan, [_, rank, inner]) = (op.plan, op.a2.shape());
-    columns_fit("expand", op.bp.shape())?;
+    countable("expand", &op.bp.shape(), i32::MAX as usize)?;
     let addresses = op.bp.is_aligned() && op.b.is_aligned() && op.a2.is_aligned() && op.hq.is_aligned();
     let kernel = FORWARD.of("expand", device, plan, rank, addresses && in_vectors(op.a2.shape()))?;
     let (by_cluster, by_expert) = (plan.by_cluster().addresses(device)?, plan.by_expert().addresses(device)?);
@@ -159,7 +154,7 @@ pub(super) fn forward<T: Elem>(op: Expand<'_, T>, device: &Cuda) -> Result<()> {
 }
 
 pub(super) fn backward<T: Elem>(op: ExpandBackward<'_, T>, device: &Cuda) -> Result<()> {
-    columns_fit("expand_backward", op.bp.shape())?;
+    countable("expand_backward", &op.bp.shape(), i32::MAX as usize)?;
     let aligned = op.bp.is_aligned()
         && op.b.is_aligned()
         && op.a2.is_aligned()
@@ -255,7 +250,7 @@ fn factors<T: Elem>(op: &ExpandBackward<'_, T>, device: &Cuda, aligned: bool) ->
     };
     let elements = (3 * inner * rank).div_ceil(device.tile(FOLD)?.columns as usize);
     // SAFETY: as above.
-    unsafe { device.launch(FOLD, "fold", [experts, elements.min(65535), 1], &params) }
+    unsafe { device.launch(FOLD, ONLY, [experts, elements.min(65535), 1], &params) }
 }
 
 #[test]

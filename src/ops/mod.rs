@@ -37,6 +37,7 @@ mod route_backward;
 mod route_select;
 mod route_stats;
 mod routing;
+mod segment_rules;
 mod similarity;
 mod swiglu;
 

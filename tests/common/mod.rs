@@ -6,6 +6,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod coverage;
 pub mod guarded;
 pub mod int4;
 pub mod oracle;
