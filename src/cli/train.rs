@@ -87,7 +87,8 @@ impl Plan {
     }
 
     /// A new run from the weights of a checkpoint, whose shape and schedule lie below the options. The router stays at the
-    /// temperature it had there, a short run warms up for a tenth of its steps, and batches are drawn from as much text as
+    /// temperature it had there, the learning rate starts where it had come to (the peak would undo what its decay won), a
+    /// short run warms up for a tenth of its steps, and batches are drawn from as much text as
     /// the weights have seen: the first few texts alone would pull the model toward them.
     fn from_weights(mut options: Options) -> Result<Self> {
         let from = options.from.clone().unwrap_or_default();
@@ -115,7 +116,11 @@ impl Plan {
             return Err(Error::config("--from", from.display(), why));
         }
         train.mode = Mode::Native;
-        let temperature = train.temperature_at(start.position().step);
+        let done = start.position().step;
+        if done > 0 {
+            train.lr = train.lr_at(done);
+        }
+        let temperature = train.temperature_at(done);
         (train.temperature_start, train.temperature_end) = (temperature, temperature);
         options.corpus_tokens = options.corpus_tokens.or(Some(start.position().tokens));
         let (model, mut train) = options.apply(model, train)?;

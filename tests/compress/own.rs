@@ -58,7 +58,7 @@ fn a_run_from_weights_draws_from_the_text_they_saw_and_resumes_to_the_bit() {
     let [data, flat, whole, parts] = ["data.txt", "flat", "whole", "parts"].map(|name| dir.path().join(name));
     fs::write(&data, story(4000)).unwrap();
     let texts = ["--data", text(&data), "--eval-data", text(&data)];
-    train(&flat, 40, &[&texts[..], &["--ffn", "flat", "--vocab", "300"]].concat()).ok();
+    train(&flat, 40, &[&texts[..], &["--ffn", "flat", "--vocab", "300", "--warmup", "5"]].concat()).ok();
     let from = |out: &Path, args: &[&str]| {
         let base = ["train", "--from", text(&flat), "--out", text(out), "--steps", "4", "--threads", "2"];
         trimoe(&[&base[..], &texts, args].concat()).ok();
@@ -66,6 +66,9 @@ fn a_run_from_weights_draws_from_the_text_they_saw_and_resumes_to_the_bit() {
     from(&whole, &[]);
     from(&parts, &["--stop-at", "2"]);
     let config = fs::read_to_string(whole.join("config.toml")).unwrap();
+    // A tenth of the peak, where the schedule of the flat run ends.
+    let lr = config.lines().find_map(|line| line.strip_prefix("lr = ")).unwrap().parse::<f64>().unwrap();
+    assert!((lr - 0.0005).abs() < 1e-7, "{config}");
     assert!(config.contains("corpus-tokens = 1280\n") && !config.contains("from ="), "{config}");
     trimoe(&["train", "--resume", "--out", text(&parts)]).ok();
     assert_eq!(metrics(&whole), metrics(&parts));
