@@ -38,12 +38,12 @@ fn images() -> Result<(), String> {
         .ok_or("feature `cuda` needs nvcc: set CUDA_HOME or NVCC, or run `cargo xtask cuda` once")?;
     let version = run(Command::new(&nvcc).arg("--version"))?;
     let archs = env::var("TRIMOE_CUDA_ARCHS").unwrap_or(ARCHS.into());
-    let kernels = Path::new("kernels");
-    let sources = sources(kernels)?;
+    let folder = Path::new("kernels");
+    let sources = sources(folder)?;
     let mut jobs = Vec::new();
     for source in &sources {
         for arch in archs.split(',').map(|a| format!("sm_{a}")).chain(["compute_80".into()]) {
-            let name = result_name(kernels, source, &arch, &version)?;
+            let name = result_name(folder, source, &arch, &version)?;
             jobs.push((source, arch, cache.join(name)));
         }
     }
@@ -64,7 +64,7 @@ fn images() -> Result<(), String> {
     if !errors.is_empty() {
         return Err(errors.join("\n"));
     }
-    let mut list = String::new();
+    let (mut list, mut statics) = (String::new(), Vec::new());
     for source in &sources {
         let image = out.join(format!("{}.fatbin", stem(source)));
         let mut fatbinary = Command::new(nvcc.with_file_name("fatbinary"));
@@ -76,13 +76,42 @@ fn images() -> Result<(), String> {
         }
         run(&mut fatbinary)?;
         let (name, bytes) = (stem(source), image.display().to_string());
+        let (constant, kernels) = (name.to_uppercase(), kernels(&jobs, source)?);
         list += &format!(
-            "/// `kernels/{name}.cu`\npub static {}: Image = Image {{ name: {name:?}, bytes: include_bytes!({bytes:?}) }};\n",
-            name.to_uppercase()
+            "/// `kernels/{name}.cu`\npub static {constant}: Image = Image {{ name: {name:?}, \
+             bytes: include_bytes!({bytes:?}), kernels: &{kernels:?} }};\n"
         );
+        statics.push(format!("&{constant}"));
     }
+    list += &format!("/// Every file.\npub static ALL: &[&Image] = &[{}];\n", statics.join(", "));
     let path = out.join("images.rs");
     fs::write(&path, list).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// The text of a file and of every header of ours that it includes, directly or not, by path.
+fn included(kernels: &Path, file: &Path, texts: &mut BTreeMap<PathBuf, String>) -> Result<(), String> {
+    let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let name = |line: &str| Some(line.trim().strip_prefix("#include \"")?.split('"').next()?.to_string());
+    let names: Vec<String> = text.lines().filter_map(name).collect();
+    texts.insert(file.to_owned(), text);
+    for name in names {
+        let folders = [file.parent().unwrap_or(file), kernels];
+        let header = folders.map(|folder| folder.join(&name)).into_iter().find(|header| header.is_file());
+        let header = header.ok_or_else(|| format!("{}: {name} is nowhere", file.display()))?;
+        if !texts.contains_key(&header) {
+            included(kernels, &header, texts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the kernels of a file, by its PTX.
+fn kernels(jobs: &[(&PathBuf, String, PathBuf)], source: &Path) -> Result<Vec<String>, String> {
+    let ptx = jobs.iter().find(|(s, arch, _)| s.as_path() == source && arch.starts_with("compute"));
+    let ptx = ptx.ok_or("every file is compiled to PTX")?.2.as_path();
+    let text = fs::read_to_string(ptx).map_err(|e| format!("{}: {e}", ptx.display()))?;
+    let name = |line: &str| Some(line.strip_prefix(".visible .entry ")?.split('(').next()?.to_string());
+    Ok(text.lines().filter_map(name).collect())
 }
 
 fn compile(nvcc: &Path, source: &Path, arch: &str, to: &Path) -> Result<(), String> {
@@ -134,7 +163,7 @@ pub fn sources(kernels: &Path) -> Result<Vec<PathBuf>, String> {
 /// What the result of a source for an architecture is called: another name if anything that goes into it is different.
 pub fn result_name(kernels: &Path, source: &Path, arch: &str, version: &str) -> Result<String, String> {
     let mut parts = BTreeMap::new();
-    read_with_headers(kernels, source, &mut parts)?;
+    included(kernels, source, &mut parts)?;
     let mut key = DefaultHasher::new();
     (version, FLAGS, arch).hash(&mut key);
     for (path, text) in &parts {
@@ -142,22 +171,6 @@ pub fn result_name(kernels: &Path, source: &Path, arch: &str, version: &str) -> 
     }
     let kind = if arch.starts_with("sm") { "cubin" } else { "ptx" };
     Ok(format!("{}-{arch}-{:016x}.{kind}", stem(source), key.finish()))
-}
-
-/// The text of a source and of every header of ours that it includes.
-fn read_with_headers(
-    kernels: &Path,
-    file: &Path,
-    parts: &mut BTreeMap<PathBuf, String>,
-) -> Result<(), String> {
-    if parts.contains_key(file) {
-        return Ok(());
-    }
-    let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let names = text.lines().filter_map(|line| line.trim().strip_prefix("#include \"")?.strip_suffix('"'));
-    let headers: Vec<_> = names.map(|name| kernels.join(name)).collect();
-    parts.insert(file.to_owned(), text);
-    headers.iter().try_for_each(|header| read_with_headers(kernels, header, parts))
 }
 
 /// Every file below a folder, sorted.

@@ -36,9 +36,9 @@ __device__ Room& room_of() {
 }
 
 #define FORWARD(NAME, SHAPE, V)                                                                              \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS)                                             \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                          \
         moe_expand_##NAME##_##V(const __grid_constant__ ExpandParams p) {                                    \
-        expand<V>(p, room_of<ExpandRoom<SHAPE>>());                                                          \
+        expand<V, SHAPE, PlainFactors>(p, room_of<ExpandRoom<SHAPE>>());                                     \
     }
 #define BACKWARD(NAME, SHAPE, V)                                                                             \
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS)                                             \

@@ -48,6 +48,7 @@ __device__ void expand_backward(const ExpandBackwardParams& p, ExpandBackwardRoo
     const uint32_t row_warp = warp_id() / Shape::COLUMN_WARPS, column_warp = warp_id() % Shape::COLUMN_WARPS;
     const uint32_t chunks = ceil_div(p.rank, RANKS);
     const LaneRows rows(room.table, row_warp * 16);
+    const PlainFactors<T, WHOLE, ExpandBackwardParams> factors = {p, run.group};
     UnitSums<Shape::UNITS, 4>& dp = room.dp[warp_id()];
     dp.clear();
     for (uint32_t slot = 0; slot < p.topk; ++slot) {
@@ -92,7 +93,7 @@ __device__ void expand_backward(const ExpandBackwardParams& p, ExpandBackwardRoo
             start(gate, gate_base[0], gate_base[1]);
             start(up, up_base[0], up_base[1]);
             start(dh, dhbar[0], dhbar[1]);
-            add_residuals<WHOLE>(p, run.group, strip, local, own_p, gate, up);
+            add_residuals<WHOLE>(factors, strip, local, own_p, gate, up);
             add_from_q<WHOLE>(p, run.group, strip, local, own_r, dh);
             float dg[2][LANE], du[2][LANE], dot[2] = {};
 #pragma unroll

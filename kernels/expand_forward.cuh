@@ -104,22 +104,56 @@ __device__ void start(Sums (&sums)[4], const T (&low)[LANE], const T (&high)[LAN
     }
 }
 
+/// The factors of a cluster as plain matrices.
+template <class T, bool WHOLE, class Params>
+struct PlainFactors {
+    const Params& p;
+    uint32_t cluster;
+
+    /// Where P of an expert of the cluster begins behind [gate | up], and how much later that of up.
+    __device__ uint32_t begin(uint32_t e) const {
+        return 2 * p.rank * e;
+    }
+    __device__ uint32_t up_after() const {
+        return p.rank;
+    }
+
+    /// DEPTH ranks of B of expert `e` of the cluster, columns `strip..`.
+    __device__ void gate(RankByColumn<T>& to, uint32_t e, uint32_t strip, uint32_t rank) const {
+        to.template load<WHOLE>(b(e, strip, rank), p.b_strides[1], p.inner - strip, p.rank - rank);
+    }
+    __device__ void up(RankByColumn<T>& to, uint32_t e, uint32_t strip, uint32_t rank) const {
+        to.template load<WHOLE>(
+            b(e, strip, rank) + p.inner * p.b_strides[1], p.b_strides[1], p.inner - strip, p.rank - rank);
+    }
+
+    /// A part of 16 ranks of A2.
+    __device__ void down(ColumnByRank<T>& to, uint32_t e, uint32_t strip, uint32_t rank, uint32_t part) const {
+        const T* a2 = row_of<const T>(p.a2, p.a2_strides[0], cluster * p.per + e) + rank * p.a2_strides[1] + strip;
+        to.template load<WHOLE>(a2, p.a2_strides[1], p.inner - strip, p.rank - rank, part);
+    }
+
+private:
+    __device__ const T* b(uint32_t e, uint32_t strip, uint32_t rank) const {
+        return row_of<const T>(p.b, p.b_strides[0], cluster * p.per + e) + strip * p.b_strides[1] + rank;
+    }
+};
+
 /// Adds the residuals of a slot to gate and up: `from[half]` is the row's own P.
-template <bool WHOLE, class T, class Params>
-__device__ void add_residuals(const Params& p, uint32_t cluster, uint32_t strip, const uint32_t (&local)[2],
+template <bool WHOLE, class T, class Factors>
+__device__ void add_residuals(const Factors& factors, uint32_t strip, const uint32_t (&local)[2],
                               const T* const (&from)[2], Sums (&gate)[4], Sums (&up)[4]) {
-    for (uint32_t rank = 0; rank < p.rank; rank += DEPTH<T>) {
-        const uint32_t ranks = p.rank - rank;
-        const uint32_t low = local[0] != NONE ? ranks : 0, high = local[1] != NONE ? ranks : 0;
+    const uint32_t all = factors.p.rank, up_after = factors.up_after();
+    for (uint32_t rank = 0; rank < all; rank += DEPTH<T>) {
+        const uint32_t low = local[0] != NONE ? all - rank : 0, high = local[1] != NONE ? all - rank : 0;
         const auto gate_rows = load_ranks<WHOLE>(from[0] + rank, low, from[1] + rank, high);
-        const auto up_rows = load_ranks<WHOLE>(from[0] + p.rank + rank, low, from[1] + p.rank + rank, high);
+        const auto up_rows = load_ranks<WHOLE>(from[0] + up_after + rank, low, from[1] + up_after + rank, high);
         for_experts(local[0], local[1], [&](uint32_t e) {
-            const T* b = row_of<const T>(p.b, p.b_strides[0], cluster * p.per + e) + strip * p.b_strides[1] + rank;
             const bool keep_low = local[0] == e, keep_high = local[1] == e;
             RankByColumn<T> factor;
-            factor.template load<WHOLE>(b, p.b_strides[1], p.inner - strip, ranks);
+            factors.gate(factor, e, strip, rank);
             multiply(gate, masked<T>(gate_rows, keep_low, keep_high), factor);
-            factor.template load<WHOLE>(b + p.inner * p.b_strides[1], p.b_strides[1], p.inner - strip, ranks);
+            factors.up(factor, e, strip, rank);
             multiply(up, masked<T>(up_rows, keep_low, keep_high), factor);
         });
     }
@@ -147,8 +181,8 @@ struct ExpandRoom {
 //       slots and the 64 rows of a block sorted by expert, 2.4 in the first slot and 4.7 in the second, where memory
 //       order would make it 7.0 in both. What is read more than once are the factors: those of a strip once for every
 //       16 rows, from L1 if other warps of the block are at the same strip.
-template <class T, class Shape>
-__device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
+template <class T, class Shape, template <class, bool, class> class Factors, class Params>
+__device__ void expand(const Params& p, ExpandRoom<Shape>& room) {
     constexpr bool WHOLE = Shape::WHOLE;
     Run run;
     if (!find_run(array_of<const uint32_t>(p.cluster_offsets), p.clusters, Shape::ROWS, blockIdx.x, run)) {
@@ -158,6 +192,7 @@ __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
     const uint32_t row_warp = warp_id() / Shape::COLUMN_WARPS, column_warp = warp_id() % Shape::COLUMN_WARPS;
     const uint32_t chunks = ceil_div(p.rank, RANKS);
     const LaneRows rows(room.table, row_warp * 16);
+    const Factors<T, WHOLE, Params> factors = {p, run.group};
     UnitSums<Shape::UNITS, 2>& q = room.q[warp_id()];
     q.clear();
     const T* bp[2] = {rows.of<const T>(p.bp, p.bp_stride, 0), rows.of<const T>(p.bp, p.bp_stride, 1)};
@@ -176,15 +211,15 @@ __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
         }
         for (uint32_t slot = 0; slot < p.topk; ++slot) {
             const uint32_t local[2] = {room.table.expert[slot][rows.at[0]], room.table.expert[slot][rows.at[1]]};
-            const T* own[2];  // [2 rank]: the rows' own P
+            const T* own[2];  // the rows' own P
 #pragma unroll
             for (uint32_t half = 0; half < 2; ++half) {
-                own[half] = bp[half] + 2 * p.inner + 2 * p.rank * (rows.there(half) ? local[half] : 0);
+                own[half] = bp[half] + 2 * p.inner + factors.begin(rows.there(half) ? local[half] : 0);
             }
             Sums gate[4], up[4];
             start(gate, gate_base[0], gate_base[1]);
             start(up, up_base[0], up_base[1]);
-            add_residuals<WHOLE>(p, run.group, strip, local, own, gate, up);
+            add_residuals<WHOLE>(factors, strip, local, own, gate, up);
             float h[2][LANE];
 #pragma unroll
             for (uint32_t half = 0; half < 2; ++half) {
@@ -201,12 +236,10 @@ __device__ void expand(const ExpandParams& p, ExpandRoom<Shape>& room) {
                 Sums sums[2];
                 q.load(sums, unit);
                 for_experts(local[0], local[1], [&](uint32_t e) {
-                    const T* a2 = row_of<const T>(p.a2, p.a2_strides[0], run.group * p.per + e);
 #pragma unroll 1
                     for (uint32_t part = 0; part < PARTS<T>; ++part) {
                         ColumnByRank<T> factor;
-                        factor.template load<WHOLE>(a2 + rank * p.a2_strides[1] + strip, p.a2_strides[1],
-                                                    p.inner - strip, p.rank - rank, part);
+                        factors.down(factor, e, strip, rank, part);
                         multiply(sums, h[0], h[1], part, factor, local[0] == e, local[1] == e);
                     }
                 });

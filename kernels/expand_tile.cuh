@@ -62,12 +62,7 @@ __device__ inline bool find_run(const uint32_t* offsets, uint32_t groups, uint32
         const uint32_t group = window + lane_id();
         const uint32_t begin = offsets[min(group, groups)], end = offsets[min(group + 1, groups)];
         const uint32_t count = ceil_div(end - begin, most);
-        uint32_t last = count;  // runs of the window up to and with this group
-#pragma unroll
-        for (uint32_t distance = 1; distance < WARP; distance *= 2) {
-            const uint32_t other = __shfl_up_sync(ALL_LANES, last, distance);
-            last += lane_id() >= distance ? other : 0;
-        }
+        const uint32_t last = sum_up_to_lane(count);  // runs of the window up to and with this group
         const uint32_t lanes = __ballot_sync(ALL_LANES, index - before < last);
         if (lanes != 0) {
             const int lane = __ffs(lanes) - 1;

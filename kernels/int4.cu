@@ -18,24 +18,21 @@ __constant__ LaunchTile moe_fake_quant_int4_launch = {THREADS, WARPS, 0, 0};
 /// Weights as matrices of `T` somewhere.
 template <class T>
 struct Matrices {
-    T* base;  // [groups, out, in]
-    uint64_t matrix;
-    uint64_t stride;
+    const Int4Matrices& of;  // [groups, out, in]
     uint32_t outputs;
     uint32_t inputs;
     bool aligned;
 
-    __device__ Matrices(uint64_t address, uint64_t matrix_, uint64_t stride_, const Int4Weights& w)
-        : base(array_of<T>(address)),
-          matrix(matrix_),
-          stride(stride_),
+    __device__ Matrices(const Int4Matrices& of_, const Int4Weights& w)
+        : of(of_),
           outputs(w.outputs),
           inputs(w.inputs),
-          aligned(is_wide<T>(WIDE<T>, address, matrix_ | stride_)) {}
+          aligned(of_.column == 1 && is_wide<T>(WIDE<T>, of_.address, of_.group | of_.part | of_.row)) {}
 
     /// Columns `column..` of row `row`.
     __device__ T* at(uint32_t group, uint32_t row, uint32_t column) const {
-        return base + group * matrix + row * stride + column;
+        return array_of<T>(of.address) + group * of.group + row / of.rows * of.part + row % of.rows * of.row +
+            column * of.column;
     }
 
     /// Columns of the chunk at `column` of row `row` that exist.
@@ -60,7 +57,7 @@ struct Matrices {
         }
 #pragma unroll
         for (uint32_t i = 0; i < CHUNK; ++i) {
-            v[i] = i < count ? to_float(from[i]) : 0.0f;
+            v[i] = i < count ? to_float(from[i * of.column]) : 0.0f;
         }
     }
 
@@ -70,8 +67,13 @@ struct Matrices {
         T* to = at(group, row, column);
         if (aligned && count == CHUNK) {
             store_front<true>(to, v, CHUNK);
-        } else {
-            store_front<false>(to, v, count);
+            return;
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < CHUNK; ++i) {
+            if (i < count) {
+                to[i * of.column] = rounded<T>(v[i]);
+            }
         }
     }
 };
@@ -138,7 +140,7 @@ struct Faking {
     using Params = FakeQuantInt4Params;
     const Matrices<T> y;
 
-    __device__ explicit Faking(const Params& p) : y(p.y, p.y_matrix, p.y_stride, p.w) {}
+    __device__ explicit Faking(const Params& p) : y(p.y, p.w) {}
 
     __device__ void take(uint32_t, Place at, uint32_t j, const float (&v)[CHUNK], const Code& code) const {
         float value[CHUNK];
@@ -168,7 +170,7 @@ __device__ void quantize_blocks(const Params& p) {
     const uint32_t block = uint32_t(unit % w.blocks);
     const Place first = {uint32_t(strip / layout.strips), uint32_t(strip % layout.strips), block * STEPS};
     auto step = [&](uint32_t s) { return Place{first.group, first.strip, first.step + s}; };
-    const Matrices<const T> x(p.x, p.x_matrix, p.x_stride, w);
+    const Matrices<const T> x(p.x, w);
     Into<T, STEPS> into(p);
 #pragma unroll
     for (uint32_t j = 0; j < ROWS_OF_LANE; ++j) {
@@ -207,7 +209,7 @@ __device__ void quantize_whole(const Params& p) {
     const uint32_t group = w.per_matrix != 0 ? blockIdx.x : blockIdx.x / layout.strips;
     const uint32_t first = w.per_matrix != 0 ? 0 : blockIdx.x % layout.strips;
     const uint32_t last = w.per_matrix != 0 ? layout.strips : first + 1;
-    const Matrices<const T> x(p.x, p.x_matrix, p.x_stride, w);
+    const Matrices<const T> x(p.x, w);
     auto for_places = [&](auto work) {
         for (uint32_t strip = first; strip < last; ++strip) {
             for (uint32_t step = warp_id(); step < layout.steps; step += WARPS) {
@@ -302,7 +304,7 @@ __device__ void dequantize(const DequantizeInt4Params& p) {
     const uint32_t words[ROWS_OF_LANE] = {panel.x, panel.y, panel.z, panel.w};
     const uint64_t first = scale_index(w, layout, at.group, at.strip, at.step >> w.shift);
     const Scales scales = load_scales(w, first + lane_id() / 4 * 4);
-    const Matrices<T> y(p.y, p.y_matrix, p.y_stride, w);
+    const Matrices<T> y(p.y, w);
 #pragma unroll
     for (uint32_t j = 0; j < ROWS_OF_LANE; ++j) {
         float v[CHUNK];

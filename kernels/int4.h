@@ -29,37 +29,38 @@ typedef struct Int4Weights {
     uint32_t per_matrix;
 } Int4Weights;
 
+/// Matrices [groups, out, in] in plain memory: row o, column i of group g lies at element
+/// g group + (o / rows) part + (o % rows) row + i column. Either `row` or `column` is 1.
+typedef struct Int4Matrices {
+    uint64_t address;
+    uint64_t group;
+    uint64_t part;
+    uint64_t row;
+    uint64_t column;
+    /// Rows of a part, at least 1
+    uint32_t rows;
+    uint32_t unused;
+} Int4Matrices;
+
 /// w = quantised x. Parameters of `moe_quantize_int4_*`; a grid of one dimension: blocks of a row are dealt to the warps of
 /// ceil(groups strips blocks / moe_quantize_int4_launch.rows) blocks; with shift 31 a block of threads takes a strip, with
 /// `per_matrix` a matrix.
 typedef struct QuantizeInt4Params {
     Int4Weights w;
-    /// [groups, out, in]
-    uint64_t x;
-    uint64_t x_matrix;
-    uint64_t x_stride;
+    Int4Matrices x;
 } QuantizeInt4Params;
 
 /// y = scale (q - zero), rounded as src/int4.rs says. Parameters of `moe_dequantize_int4_*`; a grid of one dimension: steps
 /// of strips are dealt to the warps of ceil(groups strips steps / moe_dequantize_int4_launch.rows) blocks.
 typedef struct DequantizeInt4Params {
     Int4Weights w;
-    /// [groups, out, in]
-    uint64_t y;
-    uint64_t y_matrix;
-    uint64_t y_stride;
+    Int4Matrices y;
 } DequantizeInt4Params;
 
 /// y = dequantised quantised x, nothing packed. Parameters of `moe_fake_quant_int4_*`; the grid of `moe_quantize_int4_*`.
 typedef struct FakeQuantInt4Params {
     /// No addresses; `zeros` is 0 if symmetric, else 1
     Int4Weights w;
-    /// [groups, out, in]
-    uint64_t x;
-    /// [groups, out, in]
-    uint64_t y;
-    uint64_t x_matrix;
-    uint64_t x_stride;
-    uint64_t y_matrix;
-    uint64_t y_stride;
+    Int4Matrices x;
+    Int4Matrices y;
 } FakeQuantInt4Params;

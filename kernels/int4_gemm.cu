@@ -186,8 +186,8 @@ __device__ void int4_gemm(const Int4GemmParams& p) {
 #define ENTRY(V, ROWS)                                                                                       \
     extern "C" __global__ void __launch_bounds__(Int4Tile<V, ROWS, true>::THREADS, 2)                        \
         moe_int4_gemm_##V##_##ROWS(const __grid_constant__ Int4GemmParams p) {                               \
-        is_wide<V>(WIDE<V>, p.x, p.x_stride) ? int4_gemm<Int4Tile<V, ROWS, true>>(p)                         \
-                                             : int4_gemm<Int4Tile<V, ROWS, false>>(p);                       \
+        is_wide<V>(p.w.inputs, p.x, p.x_stride) ? int4_gemm<Int4Tile<V, ROWS, true>>(p)                      \
+                                                : int4_gemm<Int4Tile<V, ROWS, false>>(p);                    \
     }
 INT4_GEMM_VARIANTS(ENTRY)
 

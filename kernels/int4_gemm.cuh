@@ -4,7 +4,7 @@
 #include "common/gemm.cuh"
 #include "int4.cuh"
 
-/// Rows of x of a tile, and what follows. `ALIGNED`: rows of x start at multiples of 16 bytes.
+/// Rows of x of a tile, and what follows. `ALIGNED`: rows of x start at multiples of 16 bytes, and are as long.
 template <class T_, uint32_t ROWS_, bool ALIGNED_>
 struct Int4Tile {
     using T = T_;

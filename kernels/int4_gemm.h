@@ -35,7 +35,7 @@ typedef struct Int4GemmParams {
     uint32_t accumulate;
 } Int4GemmParams;
 
-/// y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile
+/// y = [y +] sum over splits of partial, in their order, whatever they are of. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile
 /// `moe_int4_gemm_reduce_launch` over `rows` and `out`.
 typedef struct Int4GemmReduceParams {
     /// [splits, rows, width], f32, at a multiple of 16

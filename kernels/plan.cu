@@ -176,12 +176,7 @@ __device__ void scan(uint32_t* counts, uint32_t stride, uint32_t units, uint32_t
                 }
             }
         }
-        uint32_t through = sum;  // over the lanes up to this one
-#pragma unroll
-        for (uint32_t offset = 1; offset < WARP; offset *= 2) {
-            const uint32_t lower = __shfl_up_sync(ALL_LANES, through, offset);
-            through += lane_id() >= offset ? lower : 0;
-        }
+        const uint32_t through = sum_up_to_lane(sum);
         if (lane_id() == WARP - 1) {
             room[warp_id()] = through;
         }

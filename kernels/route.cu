@@ -204,13 +204,14 @@ extern "C" __global__ void __launch_bounds__(DLOGITS_WARPS* WARP)
         moe_route_dx_##V(const __grid_constant__ RouteDxParams p) {                                \
         const Matrix dlogits = {p.dlogits, p.dlogits_stride, p.tokens, p.logits};                  \
         const Matrix w = {p.w, p.w_stride, p.logits, p.hidden};                                    \
-        products<V, false, V>(dlogits, w, {p.dx, p.dx_stride, p.tokens, p.hidden}, true);          \
+        products<V, false, V>(dlogits, w, {p.dx, p.dx_stride, p.tokens, p.hidden}, 0, true);       \
     }                                                                                              \
     extern "C" __global__ void __launch_bounds__(ProductTile::THREADS, 3)                          \
         moe_route_dw_##V(const __grid_constant__ RouteDwParams p) {                                \
-        const Matrix dlogits = {p.dlogits, p.dlogits_stride, p.tokens, p.logits};                  \
-        const Matrix x = {p.x, p.x_stride, p.tokens, p.hidden};                                    \
+        const uint32_t first = blockIdx.z * p.span, last = min(first + p.span, p.tokens);          \
+        const Matrix dlogits = {p.dlogits, p.dlogits_stride, last, p.logits};                      \
+        const Matrix x = {p.x, p.x_stride, last, p.hidden};                                        \
         const Matrix dw = {p.dw, p.dw_stride, p.logits, p.hidden};                                 \
-        products<V, true, float>(dlogits, x, dw, p.accumulate != 0);                               \
+        products<V, true, float>(dlogits, x, dw, first, p.accumulate != 0);                        \
     }
 ROUTE_VARIANTS(ENTRY)

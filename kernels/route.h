@@ -9,7 +9,7 @@
 //                  experts) and an end for every 32 of them, written once and read once
 //     dlogits      a token 5 + 3 s(topk) + 6 s(K) + 5 s(clusters) + s(experts)
 //     dx           dlogits once for 64 columns, w once for 64 rows, dx twice
-//     dw           dlogits once for 64 columns, x once for 64 logits, dw once or twice
+//     dw           dlogits once for 64 columns, x once for 64 logits, sums of splits twice, dw once or twice
 // Where rows of dlogits are no multiple of 16 bytes, operands of the products come element by element: f32 4, bf16 8
 // times as often.
 #pragma once
@@ -139,13 +139,14 @@ typedef struct RouteDxParams {
 } RouteDxParams;
 
 /// dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over
-/// `logits` and `hidden`, also if there are no tokens.
+/// `logits` and `hidden`, also if there are no tokens. Several blocks along z split the tokens, and leave their sums one
+/// behind the other, for `moe_int4_gemm_reduce_F32` to add.
 typedef struct RouteDwParams {
     /// [tokens, logits], f32
     uint64_t dlogits;
     /// [tokens, hidden]
     uint64_t x;
-    /// [logits, hidden], f32
+    /// [splits, logits, hidden], f32
     uint64_t dw;
     uint64_t dlogits_stride;
     uint64_t x_stride;
@@ -153,6 +154,9 @@ typedef struct RouteDwParams {
     uint32_t tokens;
     uint32_t logits;
     uint32_t hidden;
+    /// Tokens of a split; all of them and one split more are fewer than 2^32.
+    uint32_t span;
     /// 1: add to dw; 0: overwrite it
     uint32_t accumulate;
+    uint32_t unused;
 } RouteDwParams;

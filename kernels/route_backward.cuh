@@ -200,10 +200,10 @@ struct ProductTile {
 
 // Formula: c[m, n] = [c[m, n] +] sum over k of a[m, k] b[k, n]; a in f32, given as [m, k] or (TRANS) as [k, m].
 // Mapping: block -> tile of c; warp -> a quarter of it.
-// Idea: a block has all terms of its sums, so that their order is fixed.
+// Idea: a block has all terms of its sums, or those of a split that only sizes decide on, so that their order is fixed.
 template <class T, bool TRANS, bool ALIGNED, class Out>
-__device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint32_t column, bool accumulate,
-                        ProductTile::Smem<T, TRANS>& smem) {
+__device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint32_t column, uint32_t first,
+                        bool accumulate, ProductTile::Smem<T, TRANS>& smem) {
     using P = ProductTile;
     using M = std::conditional_t<std::is_same_v<T, F32>, Mma<F32>, Split<T>>;
     const uint32_t row = blockIdx.x * P::ROWS, depth = b.rows;
@@ -215,10 +215,10 @@ __device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint3
         cp_async_commit();
     };
     Sums sums[2][4];
-    if (depth > 0) {
-        copy_stage(0, 0);
+    if (first < depth) {
+        copy_stage(0, first);
     }
-    for (uint32_t begin = 0, slot = 0; begin < depth; begin += P::DEPTH, slot ^= 1) {
+    for (uint32_t begin = first, slot = 0; begin < depth; begin += P::DEPTH, slot ^= 1) {
         cp_async_wait<0>();
         __syncthreads();
         if (begin + P::DEPTH < depth) {
@@ -258,16 +258,22 @@ __device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint3
         }
     }
     __syncthreads();
-    constexpr int N = ALIGNED ? WIDE<Out> : 1;
+    constexpr int N = ALIGNED ? 4 : 1;  // neighbouring lanes then read neighbouring 16 bytes of the sums
     for (uint32_t at = threadIdx.x * N; at < P::ROWS * P::COLUMNS; at += P::THREADS * N) {
         const uint32_t r = at / P::COLUMNS, n = at % P::COLUMNS;
         if (row + r < c.rows && column + n < c.columns) {
-            Out* to = row_of<Out>(c.address, c.stride, row + r) + column + n;
+            Out* to = row_of<Out>(c.address, c.stride, uint64_t(blockIdx.z) * c.rows + row + r) + column + n;
             const Vec<Out, N> old = accumulate ? load<N>(to) : Vec<Out, N>{};
+            Vec<float, N> sum;
+            if constexpr (ALIGNED) {
+                sum = bits_as<Vec<float, N>>(ld_shared_v4(shared_address(&smem.sums.element(r, n))));
+            } else {
+                sum.at[0] = smem.sums.element(r, n);
+            }
             float out[N];
 #pragma unroll
             for (int i = 0; i < N; ++i) {
-                out[i] = accumulate ? to_float(old.at[i]) + smem.sums.element(r, n + i) : smem.sums.element(r, n + i);
+                out[i] = accumulate ? to_float(old.at[i]) + sum.at[i] : sum.at[i];
             }
             store_rounded(to, out);
         }
@@ -275,14 +281,15 @@ __device__ void product(const Matrix& a, const Matrix& b, const Matrix& c, uint3
     __syncthreads();  // of the next tile: its stages take the place of the sums
 }
 
-/// The tiles of a block, by whole chunks where all rows are made of them.
+/// The tiles of a block, by whole chunks where all rows are made of them; terms from `first` on. Blocks along z have
+/// matrices c one behind the other.
 template <class T, bool TRANS, class Out>
-__device__ void products(const Matrix& a, const Matrix& b, const Matrix& c, bool accumulate) {
+__device__ void products(const Matrix& a, const Matrix& b, const Matrix& c, uint32_t first, bool accumulate) {
     __shared__ ProductTile::Smem<T, TRANS> smem;
     const bool wide = is_wide<F32>(a.columns, a.address, a.stride) && is_wide<T>(b.columns, b.address, b.stride) &&
                       is_wide<Out>(c.columns, c.address, c.stride);
     for_tiles(c.columns, ProductTile::COLUMNS, [&](uint32_t begin, uint32_t) {
-        wide ? product<T, TRANS, true, Out>(a, b, c, begin, accumulate, smem)
-             : product<T, TRANS, false, Out>(a, b, c, begin, accumulate, smem);
+        wide ? product<T, TRANS, true, Out>(a, b, c, begin, first, accumulate, smem)
+             : product<T, TRANS, false, Out>(a, b, c, begin, first, accumulate, smem);
     });
 }

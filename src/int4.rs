@@ -29,9 +29,15 @@
 //! column `g` stands for row `4 g + word`; and two columns that make one register lie 16 bits apart, where one mask and one
 //! exponent turn both into numbers. Scales and zero-points of a strip lie block by block, one a row: `[groups, strips, blocks,
 //! 32]`; those of whole matrices are there 32 times, `[groups, 32]`, so that they are read like any other.
+//!
+//! **Factors** of residuals are quantised along their long side, hidden or inner. Those of a cluster are one matrix
+//! `[K rank, long]`, the experts' ranks one after the other, so that only the last strip of a cluster is padded: factors of
+//! rank 16 take 4 bits an element and their scales. In plain memory they lie in parts, some transposed: [`Stacked`].
 
+mod stacked;
 mod view;
 
+pub use stacked::{Stacked, StackedMut};
 pub use view::{Int4Tensor, Int4View, Int4ViewMut};
 
 use crate::error::{Result, ensure};

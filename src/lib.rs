@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cli;
+pub mod compress;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -21,7 +22,7 @@ pub use device::Device;
 pub use elem::{DType, Elem, Plain};
 pub use error::{Error, Result};
 pub use half::{bf16, f16};
-pub use int4::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut};
+pub use int4::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, Stacked, StackedMut};
 pub use ops::Op;
 pub use place::Place;
 pub use plan::{HostOrder, Order, Plan, Segments};

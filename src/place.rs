@@ -56,6 +56,12 @@ impl<P: Placed> Placed for Vec<P> {
     }
 }
 
+impl<P: Placed, const N: usize> Placed for [P; N] {
+    fn is_at(&self, place: Place) -> bool {
+        self.iter().all(|p| p.is_at(place))
+    }
+}
+
 impl<P: Placed + ?Sized> Placed for &P {
     fn is_at(&self, place: Place) -> bool {
         (**self).is_at(place)

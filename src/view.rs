@@ -301,6 +301,15 @@ impl<'a, T, const N: usize> View<'a, T, N> {
     }
 }
 
+impl<'a, T, const N: usize> ViewMut<'a, T, N> {
+    /// As [`View::reindex`]; panics if rows overlap.
+    pub(crate) fn reindex<const M: usize>(self, shape: [usize; M], strides: [usize; M]) -> ViewMut<'a, T, M> {
+        assert!(extent(shape, strides) <= extent(self.shape, self.strides) && strides[M - 1] == 1);
+        assert!(rows_apart(shape, strides).is_ok());
+        ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
 impl<'a, T> View<'a, T, 3> {
     /// The matrix at index `i` of the first dimension.
     pub(crate) fn matrix(&self, i: usize) -> View<'a, T, 2> {
@@ -315,14 +324,25 @@ impl<'a, T> View<'a, T, 3> {
     }
 }
 
-impl<'a, T> ViewMut<'a, T, 3> {
-    /// The only matrix of a view whose first dimension is 1. Panics otherwise: for internal use.
+impl<'a, T, const N: usize> View<'a, T, N> {
+    /// The only matrix of a view whose dimensions before the last two are 1. Panics otherwise: for internal use.
+    pub(crate) fn into_matrix(self) -> View<'a, T, 2> {
+        assert!(self.shape[..N - 2].iter().all(|&n| n == 1));
+        let (shape, strides) = ([self.shape[N - 2], self.shape[N - 1]], [self.strides[N - 2], 1]);
+        View { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
+    }
+}
+
+impl<'a, T, const N: usize> ViewMut<'a, T, N> {
+    /// As [`View::into_matrix`].
     pub(crate) fn into_matrix(self) -> ViewMut<'a, T, 2> {
-        assert_eq!(self.shape[0], 1);
-        let (shape, strides) = ([self.shape[1], self.shape[2]], [self.strides[1], 1]);
+        assert!(self.shape[..N - 2].iter().all(|&n| n == 1));
+        let (shape, strides) = ([self.shape[N - 2], self.shape[N - 1]], [self.strides[N - 2], 1]);
         ViewMut { ptr: self.ptr, shape, strides, place: self.place, life: PhantomData }
     }
+}
 
+impl<'a, T> ViewMut<'a, T, 3> {
     /// The matrices along the first dimension.
     pub(crate) fn into_matrices(self) -> Vec<ViewMut<'a, T, 2>> {
         let bounds: Vec<usize> = (0..=self.shape[0]).collect();

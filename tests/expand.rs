@@ -10,7 +10,7 @@ use common::{
     same_bits_on_any_threads,
 };
 use trimoe::ops::{Expand, ExpandBackward};
-use trimoe::{Device, Elem, Plan, Result, bf16, f16};
+use trimoe::{Device, Elem, Place, Plan, Result, bf16, f16};
 
 const INNER: usize = 19;
 const RANK: usize = 3;
@@ -63,15 +63,29 @@ impl<T: Elem> Inputs<T> {
     }
 
     fn forward(&self, device: &Device, plan: &Plan) -> Guarded<T, 2> {
+        self.try_forward(device, plan).unwrap()
+    }
+
+    fn try_forward(&self, device: &Device, plan: &Plan) -> Result<Guarded<T, 2>> {
         let mut hq = self.output(Guarded::nan(self.dhq.view().shape()));
         let (bp, b, a2) = (self.bp.view_on(device), self.b.view_on(device), self.a2.view_on(device));
         let weight = self.weight.view_on(device);
-        device.run(Expand { bp, b, a2, plan, weight, hq: hq.view_mut_on(device) }).unwrap();
-        hq
+        device.run(Expand { bp, b, a2, plan, weight, hq: hq.view_mut_on(device) })?;
+        Ok(hq)
     }
 
     /// Runs the backward with exactly the workspace it asks for, full of NaN; `db` and `da2` start as `start`.
     fn backward(&self, device: &Device, plan: &Plan, start: f64, accumulate: bool) -> Gradient<T> {
+        self.try_backward(device, plan, start, accumulate).unwrap()
+    }
+
+    fn try_backward(
+        &self,
+        device: &Device,
+        plan: &Plan,
+        start: f64,
+        accumulate: bool,
+    ) -> Result<Gradient<T>> {
         let [experts, rank, inner] = self.a2.view().shape();
         let full = |like: [usize; 3]| Guarded::of(&vec![start; like.iter().product()], like);
         let mut out = Gradient {
@@ -95,8 +109,8 @@ impl<T: Elem> Inputs<T> {
             workspace: workspace.view_mut_on(device),
             accumulate,
         };
-        device.run(op).unwrap();
-        out
+        device.run(op)?;
+        Ok(out)
     }
 }
 
@@ -138,7 +152,7 @@ fn run_case<T: Elem>(case: &Routed, inner: usize, rank: usize, layout: Layout) {
         plan_on(&mut plan, &device);
         // A GPU rounds h and dz to T before it multiplies them by factors; three times the spread of independent errors
         // of at most EPS is more than seven standard deviations.
-        let rounding = if device.place() == trimoe::Place::Host { 0.0 } else { 3.0 * T::EPS as f64 };
+        let rounding = if device.place() == Place::Host { 0.0 } else { 3.0 * T::EPS as f64 };
         let more = |spread: &[f64]| spread.iter().map(|s| s * rounding).collect::<Vec<_>>();
         let hq = i.forward(&device, &plan).written();
         near_with::<T>(&format!("{name} hq"), &hq, &want_hq, 64.0, &more(&spread_hq));
@@ -359,4 +373,28 @@ fn every_rule_is_checked() {
     assert_breaks(Shapes { da2: [4, 3, 4], ..GOOD }.backward(), "da2 == self.a2.shape()");
     assert_breaks(Shapes { dweight: [3, 1], ..GOOD }.backward(), "dweight == self.weight.shape()");
     assert_breaks(Shapes { workspace: 179, ..GOOD }.backward(), "self.workspace.dim(0) >= need");
+}
+
+/// Of CUDA devices: slots of a token, and slots of so many ranks.
+#[test]
+fn every_limit_of_kernels_is_checked() {
+    let run = |device: &Device, topk: usize, rank: usize| {
+        let (case, inner) = (&Routed::new("", [3, topk, topk, 1], &mut Rng::new(1), |_, _| 0, false), 2);
+        let (of, mut plan) = (experts(case, inner, rank), case.plan());
+        plan_on(&mut plan, device);
+        let inputs = Inputs::<f32>::normal(&of, 1);
+        [
+            inputs.try_forward(device, &plan).map(drop),
+            inputs.try_backward(device, &plan, 0.0, false).map(drop),
+        ]
+    };
+    for device in all_devices().iter().filter(|device| device.place() != Place::Host) {
+        run(device, 16, 17).into_iter().chain(run(device, 2, 256)).for_each(Result::unwrap);
+        for result in run(device, 17, 1) {
+            assert_breaks(result, "topk <= MOST_SLOTS");
+        }
+        for result in run(device, 16, 33).into_iter().chain(run(device, 1, 513)) {
+            assert_breaks(result, "shape.is_some()");
+        }
+    }
 }

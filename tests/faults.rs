@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+#[cfg(unix)]
+use command::with_file_limit;
 use command::{Done, SMALL, checkpoints, contents, metrics, small, story, text, train, trimoe};
 
 /// Loads the newest good checkpoint of a run and returns its step.
@@ -210,16 +212,6 @@ fn an_output_folder_that_cannot_be_written_is_named() {
     let run = dir.path().join("run");
     train(&run, 2, &["--json", text(&json)]).fails(1, &["cannot write", "table.json"]);
     assert_eq!(loads(&run), 2);
-}
-
-/// A disk that is full for files beyond a size: the limit is the shell's, and the write fails in the middle.
-#[cfg(unix)]
-fn with_file_limit(kib: u32, args: &[&str]) -> Done {
-    // Without the trap the system would end the process by a signal instead of an error.
-    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 2 * kib);
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_trimoe")]).args(args).env_remove("RUST_LOG");
-    command.output().expect("a shell").into()
 }
 
 #[cfg(unix)]

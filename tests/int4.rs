@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::int4::{Parts, blocks, dequantised, formats, parts, quantise};
+use common::int4::{Parts, blocks, dequantised, formats, garbage, parts, quantise};
 use common::{Guarded, Rng, all_devices, assert_breaks, devices, same_bits_on_any_threads};
 use trimoe::ops::{DequantizeInt4, FakeQuantInt4, QuantizeInt4};
 use trimoe::{
-    Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, View, ViewMut, bf16, f16,
+    Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, Stacked, StackedMut, View,
+    ViewMut, bf16, f16,
 };
 
 /// Errors of at most half a scale, scales no larger than the range needs, the rule of the zero-point, padding.
@@ -83,10 +84,10 @@ fn run_case<T: Elem>(shape: [usize; 3], format: Int4Format, scale: f64) {
 
         let want = dequantised::<T>(&layout, &parts);
         let mut y = Guarded::<T, 3>::nan(shape);
-        device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut_on(&device) }).unwrap();
+        device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut_on(&device).into() }).unwrap();
         assert_eq!(y.written(), want, "{name}: dequantised");
         let mut y = Guarded::<T, 3>::nan(shape);
-        let op = FakeQuantInt4 { x: x.view_on(&device), y: y.view_mut_on(&device), format };
+        let op = FakeQuantInt4 { x: x.view_on(&device).into(), y: y.view_mut_on(&device).into(), format };
         device.run(op).unwrap();
         assert_eq!(y.written(), want, "{name}: fake");
     }
@@ -102,6 +103,68 @@ fn every_format_dtype_and_edge() {
         // Rows of a multiple of 16 elements are copied by vectors.
         run_case::<bf16>([2, 40, 80], format, 1.0);
         run_case::<f32>([3, 5, 256], format, 1e-30);
+    }
+}
+
+/// Quantised from where parts lie, one below the other or transposed, and dequantised to there.
+fn run_stacked<T: Elem>([groups, count, per, input]: [usize; 4], format: Int4Format) {
+    let (out, name) = (count * per, format!("{:?} {count} x {per} x {input} {format:?}", T::DTYPE));
+    let values = Rng::new(4).normals(groups * out * input);
+    let plain = Guarded::<T, 3>::of(&values, [groups, out, input]);
+    let layout = Int4Layout::new([groups, out, input], format).unwrap();
+    // Each part transposed, and back.
+    let transposed = |values: &[f64], [rows, columns]: [usize; 2]| -> Vec<f64> {
+        let part = |p: &[f64]| -> Vec<f64> {
+            (0..columns).flat_map(|c| (0..rows).map(|r| p[r * columns + c]).collect::<Vec<_>>()).collect()
+        };
+        values.chunks(rows * columns).flat_map(part).collect()
+    };
+    let rows = Guarded::<T, 4>::of(&plain.values(), [groups, count, per, input]);
+    let turned = transposed(&plain.values(), [per, input]);
+    let columns = Guarded::<T, 4>::of(&turned, [groups, count, input, per]);
+    for device in all_devices() {
+        let want = quantise(&device, &plain, layout);
+        let (want_parts, want_values) = (parts(&want), dequantised::<T>(&layout, &parts(&want)));
+        for of_columns in [false, true] {
+            let x = || match of_columns {
+                false => Stacked::Rows(rows.view_on(&device)),
+                true => Stacked::Columns(columns.view_on(&device)),
+            };
+            let mut w = garbage(&device, layout);
+            device.run(QuantizeInt4 { x: x(), w: w.view_mut() }).unwrap();
+            assert!(parts(&w) == want_parts, "{name} {of_columns}");
+
+            let mut to = match of_columns {
+                false => Guarded::<T, 4>::nan([groups, count, per, input]),
+                true => Guarded::<T, 4>::nan([groups, count, input, per]),
+            };
+            for fake in [false, true] {
+                let y = match of_columns {
+                    false => StackedMut::Rows(to.view_mut_on(&device)),
+                    true => StackedMut::Columns(to.view_mut_on(&device)),
+                };
+                match fake {
+                    false => device.run(DequantizeInt4 { w: w.view(), y }).unwrap(),
+                    true => device.run(FakeQuantInt4 { x: x(), y, format }).unwrap(),
+                }
+                let got = to.written();
+                let got = if of_columns { transposed(&got, [input, per]) } else { got };
+                assert_eq!(got, want_values, "{name} {of_columns} fake {fake}");
+                to = Guarded::nan(to.view().shape());
+            }
+        }
+    }
+}
+
+#[test]
+fn factors_of_clusters_lie_in_parts() {
+    for format in formats() {
+        run_stacked::<bf16>([2, 4, 16, 70], format);
+        run_stacked::<f32>([1, 3, 24, 40], format);
+    }
+    let format = Int4Format { symmetric: false, block: Int4Block::Columns32 };
+    for (parts, per, input) in [(1, 1, 1), (8, 1, 33), (5, 7, 65), (2, 33, 32), (1, 64, 48)] {
+        run_stacked::<f16>([2, parts, per, input], format);
     }
 }
 
@@ -127,7 +190,11 @@ fn what_is_not_finite_stays_seen() {
                 let packed = quantise(&device, &x, layout);
                 let mut fake = Guarded::<f32, 3>::nan(shape);
                 device
-                    .run(FakeQuantInt4 { x: x.view_on(&device), y: fake.view_mut_on(&device), format })
+                    .run(FakeQuantInt4 {
+                        x: x.view_on(&device).into(),
+                        y: fake.view_mut_on(&device).into(),
+                        format,
+                    })
                     .unwrap();
                 let (fake, packed) = (fake.written(), dequantised::<f32>(&layout, &parts(&packed)));
                 for (i, (f, p)) in fake.iter().zip(&packed).enumerate() {
@@ -148,8 +215,8 @@ fn nothing_is_nothing() {
             let packed = quantise(&devices()[0], &x, layout);
             let mut y = Guarded::<f32, 3>::nan(shape);
             let device = &devices()[0];
-            device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut() }).unwrap();
-            device.run(FakeQuantInt4 { x: x.view(), y: y.view_mut(), format }).unwrap();
+            device.run(DequantizeInt4 { w: packed.view(), y: y.view_mut().into() }).unwrap();
+            device.run(FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format }).unwrap();
         }
     }
 }
@@ -161,9 +228,9 @@ fn the_same_on_any_threads() {
         let layout = Int4Layout::new([3, 100, 150], format).unwrap();
         same_bits_on_any_threads(|device| {
             let mut w = Int4Tensor::new(device, layout).unwrap();
-            device.run(QuantizeInt4 { x: x.view(), w: w.view_mut() }).unwrap();
+            device.run(QuantizeInt4 { x: x.view().into(), w: w.view_mut() }).unwrap();
             let mut y = device.zeros::<f32, 3>([3, 100, 150]).unwrap();
-            device.run(FakeQuantInt4 { x: x.view(), y: y.view_mut(), format }).unwrap();
+            device.run(FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format }).unwrap();
             (parts(&w), common::guarded::bits(&y))
         });
     }
@@ -177,16 +244,16 @@ fn every_rule_is_checked() {
     let x = Guarded::<f32, 3>::of(&[0.0; 24], [2, 3, 4]);
     let mut w = Int4Tensor::new(device, layout([2, 3, 5])).unwrap();
     assert_breaks(
-        device.run(QuantizeInt4 { x: x.view(), w: w.view_mut() }),
+        device.run(QuantizeInt4 { x: x.view().into(), w: w.view_mut() }),
         "self.x.shape() == self.w.shape()",
     );
     let mut y = Guarded::<f32, 3>::nan([2, 3, 4]);
     assert_breaks(
-        device.run(DequantizeInt4 { w: w.view(), y: y.view_mut() }),
+        device.run(DequantizeInt4 { w: w.view(), y: y.view_mut().into() }),
         "self.y.shape() == self.w.shape()",
     );
     let mut y = Guarded::<f32, 3>::nan([2, 4, 4]);
-    let fake = FakeQuantInt4 { x: x.view(), y: y.view_mut(), format };
+    let fake = FakeQuantInt4 { x: x.view().into(), y: y.view_mut().into(), format };
     assert_breaks(device.run(fake), "self.x.shape() == self.y.shape()");
 
     let [words, scales, zeros] = [2 * 128, 2 * 32, 2 * 32];

@@ -5,7 +5,7 @@ mod common;
 use common::oracle::router::Router;
 use common::routing::{bits, grouped, normal, router, run, run_case, run_dtypes, run_f32, wide};
 use common::{Guarded, Rng, all_devices, assert_breaks, close, devices, same_bits_on_any_threads};
-use trimoe::ops::{Route, RouteMode, Routing, Score};
+use trimoe::ops::{Route, RouteBackward, RouteLoss, RouteMode, Routing, Score};
 use trimoe::{Device, Result, bf16};
 
 #[test]
@@ -236,5 +236,36 @@ fn kernels_have_limits() {
             "logits <= tile.columns",
         );
         assert_breaks(Case { plan: [33, 1280, 1], ..most }.run(&device), "routing.topk() <= MOST_SLOTS");
+    }
+}
+
+#[test]
+fn the_backwards_kernels_have_limits_and_want_a_workspace() {
+    for device in all_devices().iter().filter(|d| d.place() != trimoe::Place::Host) {
+        let run = |tokens: usize, topk: usize, less: usize| {
+            let routing = Routing::new(device, tokens, topk, 40, 1).unwrap();
+            let zeros = |shape: [usize; 2]| device.zeros::<f32, 2>(shape).unwrap();
+            let (x, w, dweight) = (zeros([tokens, 3]), zeros([40, 3]), zeros([tokens, topk]));
+            let (mut dlogits, mut dx, mut dw) = (zeros([tokens, 40]), zeros([tokens, 3]), zeros([40, 3]));
+            let len = RouteBackward::<f32>::workspace_len(tokens, 40, 3);
+            let mut workspace = device.zeros([len - less]).unwrap();
+            device.run(RouteBackward {
+                x: x.view(),
+                w: w.view(),
+                temperature: 1.0,
+                mode: RouteMode::TwoStage,
+                routing: &routing,
+                dweight: dweight.view(),
+                loss: RouteLoss { balance: 0.0, z: 0.0 },
+                dlogits: dlogits.view_mut(),
+                dx: dx.view_mut(),
+                dw: dw.view_mut(),
+                workspace: workspace.view_mut(),
+                accumulate: false,
+            })
+        };
+        run(1, 32, 0).unwrap();
+        assert_breaks(run(1, 33, 0), "routing.topk() <= MOST_SLOTS");
+        assert_breaks(run(1024, 1, 1), "room");
     }
 }

@@ -87,6 +87,8 @@ impl<T: Elem> Case<T> {
             dx: Guarded::of(before[0], [self.tokens, hidden]),
             dw: Guarded::of(before[1], [logits, hidden]),
         };
+        let len = RouteBackward::<T>::workspace_len(self.tokens, logits, hidden);
+        let mut workspace = Guarded::<f32, 1>::nan([len]);
         let op = RouteBackward {
             x,
             w,
@@ -98,6 +100,7 @@ impl<T: Elem> Case<T> {
             dlogits: out.dlogits.view_mut_on(device),
             dx: out.dx.view_mut_on(device),
             dw: out.dw.view_mut_on(device),
+            workspace: workspace.view_mut_on(device),
             accumulate,
         };
         device.run(op).unwrap();
@@ -323,6 +326,7 @@ fn every_rule_is_checked() {
             dlogits: zeros(dlogits).view_mut(),
             dx: zeros(dx).view_mut(),
             dw: zeros(dw).view_mut(),
+            workspace: Guarded::nan([0]).view_mut(),
             accumulate: false,
         })
     };

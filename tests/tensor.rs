@@ -79,3 +79,20 @@ fn sizes_that_cannot_be_are_errors() {
         assert!(matches!(huge, Err(Error::Host { .. } | Error::Cuda { .. })), "{huge:?}");
     }
 }
+
+/// Which drivers refuse to hold: nothing is uploaded, seen and downloaded as anything else is.
+#[cfg(feature = "cuda")]
+#[test]
+fn nothing_is_a_slice_too() {
+    for device in all_devices() {
+        let Some(cuda) = device.as_cuda() else { continue };
+        let mut empty = cuda.upload::<f32>(&[]).unwrap();
+        assert_eq!(empty.len(), 0);
+        assert!(cuda.view(&empty, 0, [0, 3], [3, 1]).is_ok());
+        assert_breaks(cuda.view(&empty, 0, [1, 1], [1, 1]).map(drop), "extent(shape, strides) <= len");
+        let y = cuda.view_mut(&mut empty, 0, [0, 3], [3, 1]).unwrap();
+        let x = cuda.upload(&[1.0f32; 3]).unwrap();
+        device.run(Copy { x: cuda.view(&x, 0, [0, 3], [3, 1]).unwrap(), y }).unwrap();
+        assert!(cuda.download(&empty).unwrap().is_empty());
+    }
+}

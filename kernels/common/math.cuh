@@ -241,6 +241,16 @@ __device__ A warp_sum(A x) {
     return x;
 }
 
+/// Sum over the lanes of the warp up to and with this one.
+__device__ inline uint32_t sum_up_to_lane(uint32_t x) {
+#pragma unroll
+    for (uint32_t distance = 1; distance < WARP; distance *= 2) {
+        const uint32_t before = __shfl_up_sync(ALL_LANES, x, distance);
+        x += lane_id() >= distance ? before : 0;
+    }
+    return x;
+}
+
 /// Largest value of the warp, NaN ignored.
 __device__ inline float warp_max(float x) {
 #pragma unroll

@@ -91,12 +91,7 @@ private:
         const bool inside = window + lane_id() < segments.groups;
         begin = segments.begin(group);
         size = inside ? segments.begin(group + 1) - begin : 0;
-        last = ceil_div(size, ROWS) * column_tiles;
-#pragma unroll
-        for (uint32_t distance = 1; distance < WARP; distance *= 2) {
-            const uint32_t before = __shfl_up_sync(ALL_LANES, last, distance);
-            last += lane_id() >= distance ? before : 0;
-        }
+        last = sum_up_to_lane(ceil_div(size, ROWS) * column_tiles);
     }
 
     Segments segments;

@@ -44,9 +44,9 @@ pub(super) fn quick() -> Result<u8> {
 pub(super) fn run(compare: CompareOptions) -> Result<u8> {
     let CompareOptions { options, mut variants, seeds } = compare;
     let options = options.with_file()?;
-    let [ffn, checkpoint] =
-        [options.ffn.map(|f| f.to_string()), options.checkpoint.as_ref().map(|p| p.display().to_string())];
-    for (option, value) in [("--ffn", ffn), ("--checkpoint", checkpoint)] {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    let (ffn, checkpoint) = (options.ffn.map(|f| f.to_string()), path(&options.checkpoint));
+    for (option, value) in [("--ffn", ffn), ("--checkpoint", checkpoint), ("--from", path(&options.from))] {
         if let Some(value) = value {
             return Err(Error::config(option, value, "compare trains all variants from their start"));
         }

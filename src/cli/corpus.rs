@@ -125,7 +125,7 @@ impl Language {
         Ok(Language::Text(Box::new(tokenizer), path.to_owned()))
     }
 
-    /// What to train on: of a text, no more than the whole run needs is tokenized.
+    /// What to train on: of a text, no more than the whole run needs (or `--corpus-tokens`) is tokenized.
     pub fn training(
         &self,
         options: &Options,
@@ -139,7 +139,8 @@ impl Language {
                 let data = options.data.as_ref().ok_or_else(|| {
                     Error::config("--data", "(none)", "is needed: the checkpoint was trained on text")
                 })?;
-                let needed = train.tokens_per_step(model.seq).saturating_mul(train.steps).saturating_add(1);
+                let trained_on = train.tokens_per_step(model.seq).saturating_mul(train.steps);
+                let needed = trained_on.max(options.corpus_tokens.unwrap_or(0)).saturating_add(1);
                 let source = open_text(options, data)?;
                 Ok(Corpus::File(TokenFile::open_or_build(cache, &source, tokenizer, Some(needed))?))
             }

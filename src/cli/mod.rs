@@ -4,6 +4,7 @@
 //! 2 unusable options, 130 stopped by Ctrl-C with the run saved.
 
 mod compare;
+mod compress;
 mod corpus;
 mod eval;
 mod generate;
@@ -44,6 +45,8 @@ enum Command {
     Eval(Options),
     /// Train variants on the same tokens, each in its own process, and compare: dense, flat and clustered, or --variants.
     Compare(compare::CompareOptions),
+    /// Turn the full experts of a trained flat model into clusters with shared bases and low-rank residuals.
+    Compress(compress::CompressOptions),
     /// Continue a text.
     Generate(generate::GenerateOptions),
     /// Parameters, arithmetic, memory and traffic of a configuration or checkpoint, without allocating it.
@@ -76,6 +79,7 @@ fn dispatch(command: Option<Command>) -> Result<u8> {
         Some(Command::Train(options)) => train::run(options.with_file()?),
         Some(Command::Eval(options)) => eval::run(options.with_file()?),
         Some(Command::Compare(options)) => compare::run(options),
+        Some(Command::Compress(options)) => compress::run(options),
         Some(Command::Generate(options)) => generate::run(options),
         Some(Command::Inspect(options)) => inspect::run(options.with_file()?),
     }

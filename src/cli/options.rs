@@ -83,6 +83,9 @@ pub(crate) struct Options {
     /// Tokens to train on in all; instead of --steps.
     #[arg(long)]
     pub tokens: Option<u64>,
+    /// Tokens of the training text to draw batches from [default: as many as are trained on].
+    #[arg(long, value_name = "TOKENS")]
+    pub corpus_tokens: Option<u64>,
     /// Optimiser steps.
     #[arg(long)]
     pub steps: Option<u64>,
@@ -92,6 +95,9 @@ pub(crate) struct Options {
     /// Run folder (its newest good checkpoint) or checkpoint folder to load.
     #[arg(long, value_name = "FOLDER")]
     pub checkpoint: Option<PathBuf>,
+    /// Run folder or checkpoint whose weights a new run of `train` starts from.
+    #[arg(long, value_name = "FOLDER")]
+    pub from: Option<PathBuf>,
     /// Continue the run in --out, or the one at --checkpoint.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub resume: Option<bool>,
@@ -307,7 +313,7 @@ impl Options {
     /// Everything that makes a run what it is, written out: the file that repeats it.
     pub fn resolved(&self, model: &ModelConfig, train: &TrainConfig) -> Result<Self> {
         let mut all = to_map(self)?;
-        for passing in ["tokens", "out", "checkpoint", "resume", "stop-at", "json", "threads"] {
+        for passing in ["tokens", "out", "checkpoint", "from", "resume", "stop-at", "json", "threads"] {
             all.remove(passing);
         }
         all.extend(to_map(model)?);

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::train::accounting::Accounting;
 use crate::train::checkpoint::{Checkpoint, Description, Position, RunFolder};
 use crate::train::clustering::EventResult;
-use crate::train::config::{FfnKind, ModelConfig, Precision, TrainConfig};
+use crate::train::config::{FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
 use crate::train::exchange::Exchange;
@@ -33,7 +33,23 @@ struct Plan {
     model: ModelConfig,
     train: TrainConfig,
     out: PathBuf,
-    start: Option<Checkpoint>,
+    start: Option<Start>,
+}
+
+/// What a run starts from, if not from nothing.
+enum Start {
+    /// A run goes on: weights, optimiser state and position.
+    Resume(Checkpoint),
+    /// A new run starts from weights.
+    Weights(Checkpoint),
+}
+
+impl Start {
+    fn checkpoint(&self) -> &Checkpoint {
+        match self {
+            Start::Resume(checkpoint) | Start::Weights(checkpoint) => checkpoint,
+        }
+    }
 }
 
 pub(super) fn run(options: Options) -> Result<u8> {
@@ -46,8 +62,17 @@ pub(super) fn run(options: Options) -> Result<u8> {
 
 impl Plan {
     fn new(options: Options) -> Result<Self> {
-        if options.resume() {
-            return Self::resume(options);
+        match (&options.from, options.resume()) {
+            (Some(from), true) => {
+                return Err(Error::config(
+                    "--from",
+                    from.display(),
+                    "starts a new run, and --resume continues one",
+                ));
+            }
+            (Some(_), false) => return Self::from_weights(options),
+            (None, true) => return Self::resume(options),
+            (None, false) => {}
         }
         if let Some(checkpoint) = &options.checkpoint {
             return Err(Error::config(
@@ -57,12 +82,55 @@ impl Plan {
             ));
         }
         let (model, train) = options.resolve()?;
-        let out = options.out.clone().unwrap_or_else(|| "runs/train".into());
-        if RunFolder::exists(&out) {
-            let why = "holds a run already; add --resume to continue it, or name another folder";
-            return Err(Error::config("--out", out.display(), why));
-        }
+        let out = new_run(&options)?;
         Ok(Plan { options, model, train, out, start: None })
+    }
+
+    /// A new run from the weights of a checkpoint, whose shape and schedule lie below the options. The router stays at the
+    /// temperature it had there, the learning rate starts where it had come to (the peak would undo what its decay won), a
+    /// short run warms up for a tenth of its steps, and batches are drawn from as much text as
+    /// the weights have seen: the first few texts alone would pull the model toward them.
+    fn from_weights(mut options: Options) -> Result<Self> {
+        let from = options.from.clone().unwrap_or_default();
+        let given = [
+            ("--preset", options.preset.map(|p| format!("{p:?}").to_lowercase())),
+            ("--checkpoint", options.checkpoint.as_ref().map(|p| p.display().to_string())),
+        ];
+        for (option, value) in given {
+            if let Some(value) = value {
+                return Err(Error::config(
+                    option,
+                    value,
+                    format!("the model is that of --from {}", from.display()),
+                ));
+            }
+        }
+        let start = RunFolder::open_checkpoint(&from)?;
+        let Description { model, mut train, .. } = start.description().clone();
+        if start.form() != model.ffn {
+            let why = format!(
+                "its experts are still {}; let the run go on until they are {}",
+                start.form(),
+                model.ffn
+            );
+            return Err(Error::config("--from", from.display(), why));
+        }
+        train.mode = Mode::Native;
+        let done = start.position().step;
+        if done > 0 {
+            train.lr = train.lr_at(done);
+        }
+        let temperature = train.temperature_at(done);
+        (train.temperature_start, train.temperature_end) = (temperature, temperature);
+        options.corpus_tokens = options.corpus_tokens.or(Some(start.position().tokens));
+        let (model, mut train) = options.apply(model, train)?;
+        if options.warmup.is_none() {
+            train.warmup = train.warmup.min(train.steps / 10);
+        }
+        start.check_model(&model)?;
+        train.validate(model.seq)?;
+        let out = new_run(&options)?;
+        Ok(Plan { options, model, train, out, start: Some(Start::Weights(start)) })
     }
 
     /// The options of the run that continues lie below those given now; its shape cannot change.
@@ -94,7 +162,7 @@ impl Plan {
             let why = format!("checkpoint {} has done {done} already", start.path().display());
             return Err(Error::config("--steps", train.steps, why));
         }
-        Ok(Plan { options, model, train, out, start: Some(start) })
+        Ok(Plan { options, model, train, out, start: Some(Start::Resume(start)) })
     }
 
     fn train<T: Elem>(self) -> Result<u8> {
@@ -104,15 +172,17 @@ impl Plan {
         let run = RunFolder::create(&out)?;
         let cache = cache_folder(&options, &out);
         let language = match &start {
-            Some(checkpoint) => Language::of_checkpoint(checkpoint)?,
+            Some(start) => Language::of_checkpoint(start.checkpoint())?,
             None => Language::of_run(&options, &model, &cache)?,
         };
         let evaluation = language.evaluation(&options, model.seq, &cache)?;
         let batches = language.batches(&options, &model, &train, &cache)?;
 
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
-        if let Some(checkpoint) = &start {
-            checkpoint.load_trainer(&mut trainer)?;
+        match &start {
+            Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
+            Some(Start::Weights(checkpoint)) => checkpoint.load_model(trainer.model_mut())?,
+            None => {}
         }
         let config = options.resolved(&model, &train)?.to_toml()?;
         let config_path = out.join("config.toml");
@@ -142,6 +212,16 @@ impl Plan {
         session.finish(evaluation)?;
         Ok(0)
     }
+}
+
+/// The folder of a run that starts now.
+fn new_run(options: &Options) -> Result<PathBuf> {
+    let out = options.out.clone().unwrap_or_else(|| "runs/train".into());
+    if RunFolder::exists(&out) {
+        let why = "holds a run already; add --resume to continue it, or name another folder";
+        return Err(Error::config("--out", out.display(), why));
+    }
+    Ok(out)
 }
 
 /// The run folder that a checkpoint lies in, if it lies in one.

@@ -658,6 +658,178 @@ const _: () = {
     ["Offset of field: ExpandFoldParams::accumulate"]
         [::core::mem::offset_of!(ExpandFoldParams, accumulate) - 76usize];
 };
+#[doc = " Packed weights [groups, out, in]: w = scale (q - zero), one scale and zero-point a block of a row. Rows go in strips of\n 32 (`strips` = ceil(out / 32)), columns in steps of 32 (`steps` = ceil(in / 32)). The addresses are multiples of 16."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4Weights {
+    #[doc = " [groups, strips, steps, 32, 4], u32 of 8 values each"]
+    pub words: u64,
+    #[doc = " [groups, strips, blocks, 32], bf16; [groups, 32], equal in a group, with `per_matrix`"]
+    pub scales: u64,
+    #[doc = " As `scales`, u8; 0 means 8 everywhere"]
+    pub zeros: u64,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    #[doc = " Blocks of a row"]
+    pub blocks: u32,
+    #[doc = " A block has 2^shift steps; 31: all of them"]
+    pub shift: u32,
+    #[doc = " 1: one scale and zero-point a matrix (and `blocks` is 1, `shift` 31); 0: the rows have their own"]
+    pub per_matrix: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4Weights"][::core::mem::size_of::<Int4Weights>() - 48usize];
+    ["Alignment of Int4Weights"][::core::mem::align_of::<Int4Weights>() - 8usize];
+    ["Offset of field: Int4Weights::words"][::core::mem::offset_of!(Int4Weights, words) - 0usize];
+    ["Offset of field: Int4Weights::scales"][::core::mem::offset_of!(Int4Weights, scales) - 8usize];
+    ["Offset of field: Int4Weights::zeros"][::core::mem::offset_of!(Int4Weights, zeros) - 16usize];
+    ["Offset of field: Int4Weights::groups"][::core::mem::offset_of!(Int4Weights, groups) - 24usize];
+    ["Offset of field: Int4Weights::outputs"][::core::mem::offset_of!(Int4Weights, outputs) - 28usize];
+    ["Offset of field: Int4Weights::inputs"][::core::mem::offset_of!(Int4Weights, inputs) - 32usize];
+    ["Offset of field: Int4Weights::blocks"][::core::mem::offset_of!(Int4Weights, blocks) - 36usize];
+    ["Offset of field: Int4Weights::shift"][::core::mem::offset_of!(Int4Weights, shift) - 40usize];
+    ["Offset of field: Int4Weights::per_matrix"][::core::mem::offset_of!(Int4Weights, per_matrix) - 44usize];
+};
+#[doc = " Matrices [groups, out, in] in plain memory: row o, column i of group g lies at element\n g group + (o / rows) part + (o % rows) row + i column. Either `row` or `column` is 1."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct Int4Matrices {
+    pub address: u64,
+    pub group: u64,
+    pub part: u64,
+    pub row: u64,
+    pub column: u64,
+    #[doc = " Rows of a part, at least 1"]
+    pub rows: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Int4Matrices"][::core::mem::size_of::<Int4Matrices>() - 48usize];
+    ["Alignment of Int4Matrices"][::core::mem::align_of::<Int4Matrices>() - 8usize];
+    ["Offset of field: Int4Matrices::address"][::core::mem::offset_of!(Int4Matrices, address) - 0usize];
+    ["Offset of field: Int4Matrices::group"][::core::mem::offset_of!(Int4Matrices, group) - 8usize];
+    ["Offset of field: Int4Matrices::part"][::core::mem::offset_of!(Int4Matrices, part) - 16usize];
+    ["Offset of field: Int4Matrices::row"][::core::mem::offset_of!(Int4Matrices, row) - 24usize];
+    ["Offset of field: Int4Matrices::column"][::core::mem::offset_of!(Int4Matrices, column) - 32usize];
+    ["Offset of field: Int4Matrices::rows"][::core::mem::offset_of!(Int4Matrices, rows) - 40usize];
+    ["Offset of field: Int4Matrices::unused"][::core::mem::offset_of!(Int4Matrices, unused) - 44usize];
+};
+#[doc = " w = quantised x. Parameters of `moe_quantize_int4_*`; a grid of one dimension: blocks of a row are dealt to the warps of\n ceil(groups strips blocks / moe_quantize_int4_launch.rows) blocks; with shift 31 a block of threads takes a strip, with\n `per_matrix` a matrix."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct QuantizeInt4Params {
+    pub w: Int4Weights,
+    pub x: Int4Matrices,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of QuantizeInt4Params"][::core::mem::size_of::<QuantizeInt4Params>() - 96usize];
+    ["Alignment of QuantizeInt4Params"][::core::mem::align_of::<QuantizeInt4Params>() - 8usize];
+    ["Offset of field: QuantizeInt4Params::w"][::core::mem::offset_of!(QuantizeInt4Params, w) - 0usize];
+    ["Offset of field: QuantizeInt4Params::x"][::core::mem::offset_of!(QuantizeInt4Params, x) - 48usize];
+};
+#[doc = " y = scale (q - zero), rounded as src/int4.rs says. Parameters of `moe_dequantize_int4_*`; a grid of one dimension: steps\n of strips are dealt to the warps of ceil(groups strips steps / moe_dequantize_int4_launch.rows) blocks."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct DequantizeInt4Params {
+    pub w: Int4Weights,
+    pub y: Int4Matrices,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DequantizeInt4Params"][::core::mem::size_of::<DequantizeInt4Params>() - 96usize];
+    ["Alignment of DequantizeInt4Params"][::core::mem::align_of::<DequantizeInt4Params>() - 8usize];
+    ["Offset of field: DequantizeInt4Params::w"][::core::mem::offset_of!(DequantizeInt4Params, w) - 0usize];
+    ["Offset of field: DequantizeInt4Params::y"][::core::mem::offset_of!(DequantizeInt4Params, y) - 48usize];
+};
+#[doc = " y = dequantised quantised x, nothing packed. Parameters of `moe_fake_quant_int4_*`; the grid of `moe_quantize_int4_*`."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct FakeQuantInt4Params {
+    #[doc = " No addresses; `zeros` is 0 if symmetric, else 1"]
+    pub w: Int4Weights,
+    pub x: Int4Matrices,
+    pub y: Int4Matrices,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FakeQuantInt4Params"][::core::mem::size_of::<FakeQuantInt4Params>() - 144usize];
+    ["Alignment of FakeQuantInt4Params"][::core::mem::align_of::<FakeQuantInt4Params>() - 8usize];
+    ["Offset of field: FakeQuantInt4Params::w"][::core::mem::offset_of!(FakeQuantInt4Params, w) - 0usize];
+    ["Offset of field: FakeQuantInt4Params::x"][::core::mem::offset_of!(FakeQuantInt4Params, x) - 48usize];
+    ["Offset of field: FakeQuantInt4Params::y"][::core::mem::offset_of!(FakeQuantInt4Params, y) - 96usize];
+};
+#[doc = " Parameters of `moe_expand_int4_{tall,flat,any}_*`. The grid is ceil(tokens / tile.rows) + clusters blocks. `tall` and\n `flat` want all addresses and strides of `bp` and `hq` to be multiples of 16 bytes, inner and rank multiples of 8. topk\n is at most 16, and topk ceil(rank / 16) at most tile.columns."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct ExpandInt4Params {
+    #[doc = " [clusters, F, inner]: B^T of gate"]
+    pub gate: Int4Weights,
+    #[doc = " [clusters, F, inner]: B^T of up"]
+    pub up: Int4Weights,
+    #[doc = " [clusters, F, inner]: A^T of down"]
+    pub down: Int4Weights,
+    #[doc = " [tokens, 2 inner + 2 F]"]
+    pub bp: u64,
+    #[doc = " [tokens, topk], f32"]
+    pub weight: u64,
+    #[doc = " [tokens, inner + F]"]
+    pub hq: u64,
+    #[doc = " [clusters + 1], u32: first row of each cluster, then the number of rows"]
+    pub cluster_offsets: u64,
+    #[doc = " [tokens], u32: the token of each row"]
+    pub token_of: u64,
+    #[doc = " [experts + 1], u32: first slot of each expert in expert order, then the number of slots"]
+    pub expert_offsets: u64,
+    #[doc = " [tokens, topk], u32: where each choice lies in expert order"]
+    pub place: u64,
+    pub bp_stride: u64,
+    pub weight_stride: u64,
+    pub hq_stride: u64,
+    pub clusters: u32,
+    #[doc = " Experts per cluster."]
+    pub per: u32,
+    pub topk: u32,
+    pub rank: u32,
+    pub inner: u32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ExpandInt4Params"][::core::mem::size_of::<ExpandInt4Params>() - 248usize];
+    ["Alignment of ExpandInt4Params"][::core::mem::align_of::<ExpandInt4Params>() - 8usize];
+    ["Offset of field: ExpandInt4Params::gate"][::core::mem::offset_of!(ExpandInt4Params, gate) - 0usize];
+    ["Offset of field: ExpandInt4Params::up"][::core::mem::offset_of!(ExpandInt4Params, up) - 48usize];
+    ["Offset of field: ExpandInt4Params::down"][::core::mem::offset_of!(ExpandInt4Params, down) - 96usize];
+    ["Offset of field: ExpandInt4Params::bp"][::core::mem::offset_of!(ExpandInt4Params, bp) - 144usize];
+    ["Offset of field: ExpandInt4Params::weight"]
+        [::core::mem::offset_of!(ExpandInt4Params, weight) - 152usize];
+    ["Offset of field: ExpandInt4Params::hq"][::core::mem::offset_of!(ExpandInt4Params, hq) - 160usize];
+    ["Offset of field: ExpandInt4Params::cluster_offsets"]
+        [::core::mem::offset_of!(ExpandInt4Params, cluster_offsets) - 168usize];
+    ["Offset of field: ExpandInt4Params::token_of"]
+        [::core::mem::offset_of!(ExpandInt4Params, token_of) - 176usize];
+    ["Offset of field: ExpandInt4Params::expert_offsets"]
+        [::core::mem::offset_of!(ExpandInt4Params, expert_offsets) - 184usize];
+    ["Offset of field: ExpandInt4Params::place"][::core::mem::offset_of!(ExpandInt4Params, place) - 192usize];
+    ["Offset of field: ExpandInt4Params::bp_stride"]
+        [::core::mem::offset_of!(ExpandInt4Params, bp_stride) - 200usize];
+    ["Offset of field: ExpandInt4Params::weight_stride"]
+        [::core::mem::offset_of!(ExpandInt4Params, weight_stride) - 208usize];
+    ["Offset of field: ExpandInt4Params::hq_stride"]
+        [::core::mem::offset_of!(ExpandInt4Params, hq_stride) - 216usize];
+    ["Offset of field: ExpandInt4Params::clusters"]
+        [::core::mem::offset_of!(ExpandInt4Params, clusters) - 224usize];
+    ["Offset of field: ExpandInt4Params::per"][::core::mem::offset_of!(ExpandInt4Params, per) - 228usize];
+    ["Offset of field: ExpandInt4Params::topk"][::core::mem::offset_of!(ExpandInt4Params, topk) - 232usize];
+    ["Offset of field: ExpandInt4Params::rank"][::core::mem::offset_of!(ExpandInt4Params, rank) - 236usize];
+    ["Offset of field: ExpandInt4Params::inner"][::core::mem::offset_of!(ExpandInt4Params, inner) - 240usize];
+    ["Offset of field: ExpandInt4Params::unused"]
+        [::core::mem::offset_of!(ExpandInt4Params, unused) - 244usize];
+};
 #[doc = " partial[b] = sum of squares of the chunk of block b. Parameters of `moe_global_norm_*`, for each tensor that has\n elements; launched by the tile `moe_global_norm_launch` with ceil(len / GLOBAL_NORM_CHUNK) blocks along x."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -872,112 +1044,139 @@ const _: () = {
     ["Offset of field: GroupedGemmWgradParams::accumulate"]
         [::core::mem::offset_of!(GroupedGemmWgradParams, accumulate) - 92usize];
 };
-#[doc = " Packed weights [groups, out, in]: w = scale (q - zero), one scale and zero-point a block of a row. Rows go in strips of\n 32 (`strips` = ceil(out / 32)), columns in steps of 32 (`steps` = ceil(in / 32)). The addresses are multiples of 16."]
+#[doc = " y[p] = x[p] [w[g] ; first[g] ; second[g]]^T for the rows p of group g: the last rows of the weights are packed.\n Parameters of `moe_grouped_gemm_int4_rows_*`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
-pub struct Int4Weights {
-    #[doc = " [groups, strips, steps, 32, 4], u32 of 8 values each"]
-    pub words: u64,
-    #[doc = " [groups, strips, blocks, 32], bf16; [groups, 32], equal in a group, with `per_matrix`"]
-    pub scales: u64,
-    #[doc = " As `scales`, u8; 0 means 8 everywhere"]
-    pub zeros: u64,
+pub struct GroupedGemmInt4RowsParams {
+    #[doc = " [groups, F, inputs]"]
+    pub first: Int4Weights,
+    #[doc = " [groups, F, inputs], of the same format"]
+    pub second: Int4Weights,
+    #[doc = " [rows, inputs]; with `source`, [tokens, inputs]"]
+    pub x: u64,
+    #[doc = " [groups, outputs, inputs]"]
+    pub w: u64,
+    #[doc = " [rows, outputs + 2 F]"]
+    pub y: u64,
+    #[doc = " [groups + 1], u32; 0: one group with all rows"]
+    pub offsets: u64,
+    #[doc = " [rows], u32: row p of x lies at source[p] / fan; 0: at p"]
+    pub source: u64,
+    pub x_stride: u64,
+    pub w_group_stride: u64,
+    pub w_stride: u64,
+    pub y_stride: u64,
+    pub rows: u32,
     pub groups: u32,
     pub outputs: u32,
     pub inputs: u32,
-    #[doc = " Blocks of a row"]
-    pub blocks: u32,
-    #[doc = " A block has 2^shift steps; 31: all of them"]
-    pub shift: u32,
-    #[doc = " 1: one scale and zero-point a matrix (and `blocks` is 1, `shift` 31); 0: the rows have their own"]
-    pub per_matrix: u32,
+    pub fan: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Int4Weights"][::core::mem::size_of::<Int4Weights>() - 48usize];
-    ["Alignment of Int4Weights"][::core::mem::align_of::<Int4Weights>() - 8usize];
-    ["Offset of field: Int4Weights::words"][::core::mem::offset_of!(Int4Weights, words) - 0usize];
-    ["Offset of field: Int4Weights::scales"][::core::mem::offset_of!(Int4Weights, scales) - 8usize];
-    ["Offset of field: Int4Weights::zeros"][::core::mem::offset_of!(Int4Weights, zeros) - 16usize];
-    ["Offset of field: Int4Weights::groups"][::core::mem::offset_of!(Int4Weights, groups) - 24usize];
-    ["Offset of field: Int4Weights::outputs"][::core::mem::offset_of!(Int4Weights, outputs) - 28usize];
-    ["Offset of field: Int4Weights::inputs"][::core::mem::offset_of!(Int4Weights, inputs) - 32usize];
-    ["Offset of field: Int4Weights::blocks"][::core::mem::offset_of!(Int4Weights, blocks) - 36usize];
-    ["Offset of field: Int4Weights::shift"][::core::mem::offset_of!(Int4Weights, shift) - 40usize];
-    ["Offset of field: Int4Weights::per_matrix"][::core::mem::offset_of!(Int4Weights, per_matrix) - 44usize];
+    ["Size of GroupedGemmInt4RowsParams"][::core::mem::size_of::<GroupedGemmInt4RowsParams>() - 192usize];
+    ["Alignment of GroupedGemmInt4RowsParams"][::core::mem::align_of::<GroupedGemmInt4RowsParams>() - 8usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::first"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, first) - 0usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::second"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, second) - 48usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::x"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, x) - 96usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::w"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, w) - 104usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::y"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, y) - 112usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::offsets"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, offsets) - 120usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::source"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, source) - 128usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::x_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, x_stride) - 136usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::w_group_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, w_group_stride) - 144usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::w_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, w_stride) - 152usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::y_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, y_stride) - 160usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::rows"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, rows) - 168usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::groups"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, groups) - 172usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::outputs"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, outputs) - 176usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::inputs"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, inputs) - 180usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::fan"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, fan) - 184usize];
+    ["Offset of field: GroupedGemmInt4RowsParams::unused"]
+        [::core::mem::offset_of!(GroupedGemmInt4RowsParams, unused) - 188usize];
 };
-#[doc = " w = quantised x. Parameters of `moe_quantize_int4_*`; a grid of one dimension: blocks of a row are dealt to the warps of\n ceil(groups strips blocks / moe_quantize_int4_launch.rows) blocks; with shift 31 a block of threads takes a strip, with\n `per_matrix` a matrix."]
+#[doc = " y[p] = x[p] [w[g] | last[g]^T]^T for the rows p of group g: the last columns of the weights are packed. Parameters of\n `moe_grouped_gemm_int4_columns_*`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
-pub struct QuantizeInt4Params {
-    pub w: Int4Weights,
-    #[doc = " [groups, out, in]"]
+pub struct GroupedGemmInt4ColumnsParams {
+    #[doc = " [groups, F, outputs]"]
+    pub last: Int4Weights,
+    #[doc = " [rows, inputs + F]; with `source`, [tokens, inputs + F]"]
     pub x: u64,
-    pub x_matrix: u64,
-    pub x_stride: u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of QuantizeInt4Params"][::core::mem::size_of::<QuantizeInt4Params>() - 72usize];
-    ["Alignment of QuantizeInt4Params"][::core::mem::align_of::<QuantizeInt4Params>() - 8usize];
-    ["Offset of field: QuantizeInt4Params::w"][::core::mem::offset_of!(QuantizeInt4Params, w) - 0usize];
-    ["Offset of field: QuantizeInt4Params::x"][::core::mem::offset_of!(QuantizeInt4Params, x) - 48usize];
-    ["Offset of field: QuantizeInt4Params::x_matrix"]
-        [::core::mem::offset_of!(QuantizeInt4Params, x_matrix) - 56usize];
-    ["Offset of field: QuantizeInt4Params::x_stride"]
-        [::core::mem::offset_of!(QuantizeInt4Params, x_stride) - 64usize];
-};
-#[doc = " y = scale (q - zero), rounded as src/int4.rs says. Parameters of `moe_dequantize_int4_*`; a grid of one dimension: steps\n of strips are dealt to the warps of ceil(groups strips steps / moe_dequantize_int4_launch.rows) blocks."]
-#[repr(C)]
-#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
-pub struct DequantizeInt4Params {
-    pub w: Int4Weights,
-    #[doc = " [groups, out, in]"]
+    #[doc = " [groups, outputs, inputs]"]
+    pub w: u64,
+    #[doc = " [rows, outputs]"]
     pub y: u64,
-    pub y_matrix: u64,
-    pub y_stride: u64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of DequantizeInt4Params"][::core::mem::size_of::<DequantizeInt4Params>() - 72usize];
-    ["Alignment of DequantizeInt4Params"][::core::mem::align_of::<DequantizeInt4Params>() - 8usize];
-    ["Offset of field: DequantizeInt4Params::w"][::core::mem::offset_of!(DequantizeInt4Params, w) - 0usize];
-    ["Offset of field: DequantizeInt4Params::y"][::core::mem::offset_of!(DequantizeInt4Params, y) - 48usize];
-    ["Offset of field: DequantizeInt4Params::y_matrix"]
-        [::core::mem::offset_of!(DequantizeInt4Params, y_matrix) - 56usize];
-    ["Offset of field: DequantizeInt4Params::y_stride"]
-        [::core::mem::offset_of!(DequantizeInt4Params, y_stride) - 64usize];
-};
-#[doc = " y = dequantised quantised x, nothing packed. Parameters of `moe_fake_quant_int4_*`; the grid of `moe_quantize_int4_*`."]
-#[repr(C)]
-#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
-pub struct FakeQuantInt4Params {
-    #[doc = " No addresses; `zeros` is 0 if symmetric, else 1"]
-    pub w: Int4Weights,
-    #[doc = " [groups, out, in]"]
-    pub x: u64,
-    #[doc = " [groups, out, in]"]
-    pub y: u64,
-    pub x_matrix: u64,
+    #[doc = " [groups + 1], u32; 0: one group with all rows"]
+    pub offsets: u64,
+    #[doc = " [rows], u32: row p of x lies at source[p] / fan; 0: at p"]
+    pub source: u64,
     pub x_stride: u64,
-    pub y_matrix: u64,
+    pub w_group_stride: u64,
+    pub w_stride: u64,
     pub y_stride: u64,
+    pub rows: u32,
+    pub groups: u32,
+    pub outputs: u32,
+    pub inputs: u32,
+    pub fan: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of FakeQuantInt4Params"][::core::mem::size_of::<FakeQuantInt4Params>() - 96usize];
-    ["Alignment of FakeQuantInt4Params"][::core::mem::align_of::<FakeQuantInt4Params>() - 8usize];
-    ["Offset of field: FakeQuantInt4Params::w"][::core::mem::offset_of!(FakeQuantInt4Params, w) - 0usize];
-    ["Offset of field: FakeQuantInt4Params::x"][::core::mem::offset_of!(FakeQuantInt4Params, x) - 48usize];
-    ["Offset of field: FakeQuantInt4Params::y"][::core::mem::offset_of!(FakeQuantInt4Params, y) - 56usize];
-    ["Offset of field: FakeQuantInt4Params::x_matrix"]
-        [::core::mem::offset_of!(FakeQuantInt4Params, x_matrix) - 64usize];
-    ["Offset of field: FakeQuantInt4Params::x_stride"]
-        [::core::mem::offset_of!(FakeQuantInt4Params, x_stride) - 72usize];
-    ["Offset of field: FakeQuantInt4Params::y_matrix"]
-        [::core::mem::offset_of!(FakeQuantInt4Params, y_matrix) - 80usize];
-    ["Offset of field: FakeQuantInt4Params::y_stride"]
-        [::core::mem::offset_of!(FakeQuantInt4Params, y_stride) - 88usize];
+    ["Size of GroupedGemmInt4ColumnsParams"]
+        [::core::mem::size_of::<GroupedGemmInt4ColumnsParams>() - 144usize];
+    ["Alignment of GroupedGemmInt4ColumnsParams"]
+        [::core::mem::align_of::<GroupedGemmInt4ColumnsParams>() - 8usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::last"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, last) - 0usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::x"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, x) - 48usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::w"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, w) - 56usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::y"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, y) - 64usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::offsets"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, offsets) - 72usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::source"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, source) - 80usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::x_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, x_stride) - 88usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::w_group_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, w_group_stride) - 96usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::w_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, w_stride) - 104usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::y_stride"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, y_stride) - 112usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::rows"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, rows) - 120usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::groups"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, groups) - 124usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::outputs"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, outputs) - 128usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::inputs"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, inputs) - 132usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::fan"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, fan) - 136usize];
+    ["Offset of field: GroupedGemmInt4ColumnsParams::unused"]
+        [::core::mem::offset_of!(GroupedGemmInt4ColumnsParams, unused) - 140usize];
 };
 #[doc = " Parameters of `moe_int4_gemm_*`; launched by the tile `moe_int4_gemm_launch_<variant>` on a grid of any number of\n blocks along x, which share the tiles, and `splits` along y, each of which takes its part of the columns of `w`."]
 #[repr(C)]
@@ -1022,7 +1221,7 @@ const _: () = {
     ["Offset of field: Int4GemmParams::accumulate"]
         [::core::mem::offset_of!(Int4GemmParams, accumulate) - 116usize];
 };
-#[doc = " y = [y +] sum over splits of partial, in their order. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
+#[doc = " y = [y +] sum over splits of partial, in their order, whatever they are of. Parameters of `moe_int4_gemm_reduce_*`; launched by the tile\n `moe_int4_gemm_reduce_launch` over `rows` and `out`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct Int4GemmReduceParams {
@@ -1696,7 +1895,7 @@ const _: () = {
     ["Offset of field: RouteDxParams::hidden"][::core::mem::offset_of!(RouteDxParams, hidden) - 56usize];
     ["Offset of field: RouteDxParams::unused"][::core::mem::offset_of!(RouteDxParams, unused) - 60usize];
 };
-#[doc = " dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over\n `logits` and `hidden`, also if there are no tokens."]
+#[doc = " dw = [dw +] dlogits^T x. Parameters of `moe_route_dw_*`; launched by the tile `moe_route_product_launch` over\n `logits` and `hidden`, also if there are no tokens. Several blocks along z split the tokens, and leave their sums one\n behind the other, for `moe_int4_gemm_reduce_F32` to add."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RouteDwParams {
@@ -1704,7 +1903,7 @@ pub struct RouteDwParams {
     pub dlogits: u64,
     #[doc = " [tokens, hidden]"]
     pub x: u64,
-    #[doc = " [logits, hidden], f32"]
+    #[doc = " [splits, logits, hidden], f32"]
     pub dw: u64,
     pub dlogits_stride: u64,
     pub x_stride: u64,
@@ -1712,12 +1911,15 @@ pub struct RouteDwParams {
     pub tokens: u32,
     pub logits: u32,
     pub hidden: u32,
+    #[doc = " Tokens of a split; all of them and one split more are fewer than 2^32."]
+    pub span: u32,
     #[doc = " 1: add to dw; 0: overwrite it"]
     pub accumulate: u32,
+    pub unused: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RouteDwParams"][::core::mem::size_of::<RouteDwParams>() - 64usize];
+    ["Size of RouteDwParams"][::core::mem::size_of::<RouteDwParams>() - 72usize];
     ["Alignment of RouteDwParams"][::core::mem::align_of::<RouteDwParams>() - 8usize];
     ["Offset of field: RouteDwParams::dlogits"][::core::mem::offset_of!(RouteDwParams, dlogits) - 0usize];
     ["Offset of field: RouteDwParams::x"][::core::mem::offset_of!(RouteDwParams, x) - 8usize];
@@ -1730,8 +1932,10 @@ const _: () = {
     ["Offset of field: RouteDwParams::tokens"][::core::mem::offset_of!(RouteDwParams, tokens) - 48usize];
     ["Offset of field: RouteDwParams::logits"][::core::mem::offset_of!(RouteDwParams, logits) - 52usize];
     ["Offset of field: RouteDwParams::hidden"][::core::mem::offset_of!(RouteDwParams, hidden) - 56usize];
+    ["Offset of field: RouteDwParams::span"][::core::mem::offset_of!(RouteDwParams, span) - 60usize];
     ["Offset of field: RouteDwParams::accumulate"]
-        [::core::mem::offset_of!(RouteDwParams, accumulate) - 60usize];
+        [::core::mem::offset_of!(RouteDwParams, accumulate) - 64usize];
+    ["Offset of field: RouteDwParams::unused"][::core::mem::offset_of!(RouteDwParams, unused) - 68usize];
 };
 #[doc = " partial[s, (i, j)] = <x_i, x_j> over the s-th span of the experts' chunks. Parameters of `moe_gram_*` and\n `moe_gram_small_*`, which differ in the tile; launched by the tile `moe_gram_launch` (`moe_gram_small_launch`, for\n at most tile.rows experts) with n (n + 1) / 2 blocks along x for n = ceil(experts / tile.rows), and one along y for\n each span.\n\n A chunk is 16 bytes of a row, or what is left of it: an expert has rows ceil(columns / elements of a chunk) of\n them, at most 2^31 with one span more."]
 #[repr(C)]
@@ -1944,6 +2148,14 @@ unsafe impl cudarc::driver::DeviceRepr for ExpandFactorsParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for ExpandFoldParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for QuantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for DequantizeInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for FakeQuantInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for ExpandInt4Params {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GlobalNormRootParams {}
@@ -1954,11 +2166,9 @@ unsafe impl cudarc::driver::DeviceRepr for GroupedGemmDgradParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for GroupedGemmWgradParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
-unsafe impl cudarc::driver::DeviceRepr for QuantizeInt4Params {}
+unsafe impl cudarc::driver::DeviceRepr for GroupedGemmInt4RowsParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
-unsafe impl cudarc::driver::DeviceRepr for DequantizeInt4Params {}
-// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
-unsafe impl cudarc::driver::DeviceRepr for FakeQuantInt4Params {}
+unsafe impl cudarc::driver::DeviceRepr for GroupedGemmInt4ColumnsParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for Int4GemmParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

@@ -6,7 +6,7 @@ use cudarc::driver::sys::{CUfunction_attribute_enum, CUstreamCaptureStatus};
 use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
-use super::launch::Kernel;
+use super::launch::{Kernel, ONLY};
 use super::{Cuda, LaunchTile};
 use crate::error::{Error, Result};
 
@@ -16,6 +16,8 @@ pub(crate) struct Image {
     pub name: &'static str,
     /// Machine code and PTX.
     pub bytes: &'static [u8],
+    /// Names of its kernels: `moe_<name>_<variant>`.
+    pub kernels: &'static [&'static str],
 }
 
 /// Every image, by file.
@@ -24,7 +26,20 @@ pub(crate) mod images {
     include!(concat!(env!("OUT_DIR"), "/images.rs"));
 }
 
+/// Names of all kernels, whatever a device has of them.
+pub fn kernels() -> impl Iterator<Item = &'static str> {
+    images::ALL.iter().flat_map(|image| image.kernels).copied()
+}
+
 impl Cuda {
+    /// Names of the kernels that this device has loaded, which it does when it first launches one; sorted.
+    pub fn loaded(&self) -> Vec<String> {
+        let functions = self.inner.functions.lock().unwrap_or_else(|e| e.into_inner());
+        let mut names: Vec<_> = functions.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// The module of an image: loaded at its first use.
     pub(super) fn module(&self, image: &'static Image) -> Result<Arc<CudaModule>> {
         let mut modules = self.inner.modules.lock().unwrap_or_else(|e| e.into_inner());
@@ -69,7 +84,10 @@ impl Cuda {
 
     /// A variant of a kernel, allowed `shared` bytes of dynamic shared memory.
     pub(super) fn function(&self, kernel: Kernel, variant: &str, shared: u32) -> Result<CudaFunction> {
-        let entry = format!("moe_{}_{variant}", kernel.name);
+        let entry = match variant {
+            ONLY => format!("moe_{}", kernel.name),
+            _ => format!("moe_{}_{variant}", kernel.name),
+        };
         let mut functions = self.inner.functions.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(function) = functions.get(&entry) {
             return Ok(function.clone());

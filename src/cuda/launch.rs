@@ -7,7 +7,7 @@ use super::image::Image;
 use crate::elem::DType;
 use crate::error::{Result, ensure};
 
-/// A kernel: `moe_<name>_<variant>` in an image, launched as the image's constant `tile` says.
+/// A kernel: `moe_<name>_<variant>` in an image, or `moe_<name>` ([`ONLY`]), launched as the image's constant `tile` says.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     /// The file it is in.
@@ -18,8 +18,24 @@ pub(crate) struct Kernel {
     pub tile: &'static str,
 }
 
+/// The variant of a kernel without variants.
+pub(crate) const ONLY: &str = "";
+
 /// Most blocks of a grid along x, along y, and along z.
 const MOST: [usize; 3] = [i32::MAX as usize, 65535, 65535];
+
+/// Kernels count in 32 bits: up to `most`, where they go a tile beyond or need a sign.
+pub(crate) fn countable(op: &'static str, sizes: &[usize], most: usize) -> Result<()> {
+    ensure!(op, sizes.iter().all(|&size| size <= most), sizes = sizes, most = most);
+    Ok(())
+}
+
+/// Whether there can be a grid of so many blocks along x, y and z.
+fn launchable(op: &'static str, grid: [usize; 3]) -> Result<()> {
+    let fits = grid.iter().zip(MOST).all(|(&blocks, most)| (1..=most).contains(&blocks));
+    ensure!(op, fits, grid = grid, most = MOST);
+    Ok(())
+}
 
 impl Cuda {
     /// Enqueues the variant of a kernel for `dtype` over a matrix of this size, which is not empty.
@@ -34,8 +50,7 @@ impl Cuda {
         [rows, columns]: [usize; 2],
         params: &P,
     ) -> Result<()> {
-        // The kernels count rows and columns in 32 bits.
-        ensure!(kernel.name, rows.max(columns) <= u32::MAX as usize, rows = rows, columns = columns);
+        countable(kernel.name, &[rows, columns], u32::MAX as usize)?;
         let tile = self.tile(kernel)?;
         let x = rows.div_ceil(tile.rows.max(1) as usize);
         let y = if tile.columns == 0 { 1 } else { columns.div_ceil(tile.columns as usize).min(MOST[1]) };
@@ -63,8 +78,7 @@ impl Cuda {
         grid: [usize; 3],
         params: &P,
     ) -> Result<()> {
-        let fits = grid.iter().zip(MOST).all(|(&blocks, most)| (1..=most).contains(&blocks));
-        ensure!(kernel.name, fits, grid = grid, most = MOST);
+        launchable(kernel.name, grid)?;
         let tile = self.tile(kernel)?;
         let function = self.function(kernel, variant, tile.shared)?;
         let config = LaunchConfig {
@@ -86,6 +100,27 @@ impl DType {
             DType::F32 => "F32",
             DType::Bf16 => "BF16",
             DType::F16 => "F16",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    /// No test has the memory for operands that break these on a device.
+    #[test]
+    fn sizes_and_grids_have_limits() {
+        assert!(countable("op", &[0, 7], 7).is_ok());
+        assert!(matches!(countable("op", &[8, 0], 7), Err(Error::Rule { op: "op", .. })));
+        assert!(matches!(countable("op", &[0, 8], 7), Err(Error::Rule { op: "op", .. })));
+        assert!(launchable("op", MOST).is_ok() && launchable("op", [1; 3]).is_ok());
+        for i in 0..3 {
+            let (mut none, mut more) = (MOST, MOST);
+            (none[i], more[i]) = (0, more[i] + 1);
+            assert!(matches!(launchable("op", none), Err(Error::Rule { op: "op", .. })));
+            assert!(matches!(launchable("op", more), Err(Error::Rule { op: "op", .. })));
         }
     }
 }

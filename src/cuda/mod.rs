@@ -20,8 +20,9 @@ use cudarc::driver::{
 };
 
 pub(crate) use bindings::*;
-pub(crate) use image::images;
-pub(crate) use launch::Kernel;
+pub use image::kernels;
+pub(crate) use image::{Image, images};
+pub(crate) use launch::{Kernel, ONLY, countable};
 use pending::Pending;
 
 use crate::error::{Error, Result};
@@ -153,11 +154,21 @@ impl Cuda {
 
     /// A slice with a copy of `host`.
     pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
-        self.inner.stream.clone_htod(host).map_err(self.failed("copying to the device"))
+        let stream = &self.inner.stream;
+        if host.is_empty() {
+            // Drivers refuse to allocate or to copy nothing: an element that nobody sees stands for it.
+            // SAFETY: nothing of the memory is ever read, and it is freed once, by the slice that is returned.
+            let empty = unsafe { stream.alloc::<T>(1).map(|one| stream.upgrade_device_ptr(one.leak(), 0)) };
+            return empty.map_err(self.failed("allocating"));
+        }
+        stream.clone_htod(host).map_err(self.failed("copying to the device"))
     }
 
     /// The elements of a slice, after everything enqueued before.
     pub fn download<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
+        if slice.is_empty() {
+            return self.synchronize().map(|()| Vec::new());
+        }
         self.copied(self.inner.stream.clone_dtoh(slice))
     }
 

@@ -7,13 +7,14 @@
 
 use super::workspace::Buffers;
 use super::{Backward, Forward};
+use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::ops::{
     BuildPlan, Combine, Expand, ExpandBackward, GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad, Permute,
     Route, RouteBackward, RouteMode, Routing,
 };
-use crate::plan::Plan;
+use crate::plan::{Plan, Segments};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -61,9 +62,80 @@ pub struct Saved<T> {
     pub hq: Tensor<T, 2>,
 }
 
+/// The products of a layer, from weights of one form or another.
+pub(super) trait Products<T> {
+    /// `[clusters + experts, hidden]`.
+    fn router(&self) -> View<'_, T, 2>;
+
+    /// `[gate | up | P] = x [W | A]^T`.
+    fn up(
+        &self,
+        device: &Device,
+        x: View<'_, T, 2>,
+        segments: Segments<'_>,
+        bp: ViewMut<'_, T, 2>,
+    ) -> Result<()>;
+
+    /// `[hbar | Q]` from that.
+    fn expand(
+        &self,
+        device: &Device,
+        bp: View<'_, T, 2>,
+        plan: &Plan,
+        weight: View<'_, f32, 2>,
+        hq: ViewMut<'_, T, 2>,
+    ) -> Result<()>;
+
+    /// `y = [hbar | Q] [W2 | B2]^T`.
+    fn down(
+        &self,
+        device: &Device,
+        hq: View<'_, T, 2>,
+        segments: Segments<'_>,
+        y: ViewMut<'_, T, 2>,
+    ) -> Result<()>;
+}
+
+impl<T: Elem> Products<T> for Weights<'_, T> {
+    fn router(&self) -> View<'_, T, 2> {
+        self.router.matrix(0)
+    }
+
+    fn up(
+        &self,
+        device: &Device,
+        x: View<'_, T, 2>,
+        segments: Segments<'_>,
+        y: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        device.run(GroupedGemm { x, w: self.w13, segments, y, accumulate: false })
+    }
+
+    fn expand(
+        &self,
+        device: &Device,
+        bp: View<'_, T, 2>,
+        plan: &Plan,
+        weight: View<'_, f32, 2>,
+        hq: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        device.run(Expand { bp, b: self.b, a2: self.a2, plan, weight, hq })
+    }
+
+    fn down(
+        &self,
+        device: &Device,
+        x: View<'_, T, 2>,
+        segments: Segments<'_>,
+        y: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        device.run(GroupedGemm { x, w: self.w2, segments, y, accumulate: false })
+    }
+}
+
 pub(super) fn forward<T: Elem>(
     pass: Forward<'_, T>,
-    w: Weights<'_, T>,
+    w: &impl Products<T>,
     saved: &mut Saved<T>,
     ws: Buffers<'_, T>,
 ) -> Result<()> {
@@ -72,7 +144,7 @@ pub(super) fn forward<T: Elem>(
     routing.resize(x.dim(0))?;
     device.run(Route {
         x,
-        w: w.router.matrix(0),
+        w: w.router(),
         bias,
         temperature: router.temperature,
         mode: RouteMode::TwoStage,
@@ -82,14 +154,12 @@ pub(super) fn forward<T: Elem>(
     plan.resize(x.dim(0))?;
     device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
-    let (mut xs, mut ys) = (ws.rows_a, ws.rows_b);
-    let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);
-    let mut hq = hq.front_mut([order.rows(), w.w2.dim(2)]);
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemm { x: xs.as_view(), w: w.w13, segments, y: bp.reborrow(), accumulate: false })?;
-    let (plan, weight) = (&*plan, routing.weight.view());
-    device.run(Expand { bp: bp.as_view(), b: w.b, a2: w.a2, plan, weight, hq: hq.reborrow() })?;
-    device.run(GroupedGemm { x: hq.as_view(), w: w.w2, segments, y: ys.reborrow(), accumulate: false })?;
+    let mut ys = ws.rows;
+    let mut bp = bp.front_mut([order.rows(), bp.shape()[1]]);
+    let mut hq = hq.front_mut([order.rows(), hq.shape()[1]]);
+    w.up(device, x, order.gathered(), bp.reborrow())?;
+    w.expand(device, bp.as_view(), plan, routing.weight.view(), hq.reborrow())?;
+    w.down(device, hq.as_view(), segments, ys.reborrow())?;
     device.run(Combine { x: ys.as_view(), order, weight: None, y, accumulate: true })
 }
 
@@ -103,7 +173,7 @@ pub(super) fn backward<T: Elem>(
     let Backward { device, router, x, dy, mut dx, accumulate } = pass;
     let Saved { routing, plan, bp, hq } = saved;
     let (plan, order, segments) = (&*plan, plan.by_cluster(), plan.by_cluster().segments());
-    let Buffers { rows_a: mut dys, rows_b: mut xs, wide: mut dhq, dlogits, mut dweight, partial, .. } = ws;
+    let Buffers { rows: mut dys, wide: mut dhq, route, dlogits, mut dweight, partial, .. } = ws;
     let mut bp = bp.front_mut([order.rows(), w.w13.dim(1)]);
     let hq = hq.front([order.rows(), w.w2.dim(2)]);
     device.run(Permute { x: dy, order, y: dys.reborrow() })?;
@@ -129,8 +199,7 @@ pub(super) fn backward<T: Elem>(
         accumulate,
     })?;
     let dbp = bp.as_view();
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemmWgrad { dy: dbp, x: xs.as_view(), segments, dw: grads.w13, accumulate })?;
+    device.run(GroupedGemmWgrad { dy: dbp, x, segments: order.gathered(), dw: grads.w13, accumulate })?;
     let mut dxs = dys; // its last reader was the gradient of [hbar | Q]
     device.run(GroupedGemmDgrad { dy: dbp, w: w.w13, segments, dx: dxs.reborrow(), accumulate: false })?;
     device.run(Combine { x: dxs.as_view(), order, weight: None, y: dx.reborrow(), accumulate: false })?;
@@ -145,6 +214,7 @@ pub(super) fn backward<T: Elem>(
         dlogits,
         dx,
         dw: grads.router.into_matrix(),
+        workspace: route,
         accumulate,
     })
 }

@@ -70,10 +70,10 @@ pub(super) fn forward<T: Elem>(
     device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
     let (order, segments) = (plan.by_expert(), plan.by_expert().segments());
     let weights = Some(SlotWeights { weight: routing.weight.view(), order });
-    let (mut xs, mut ys, mut h) = (ws.rows_a, ws.rows_b, ws.wide);
+    let (mut ys, mut h) = (ws.rows, ws.wide);
     let mut z = z.front_mut([order.rows(), w.w13.dim(1)]);
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemm { x: xs.as_view(), w: w.w13, segments, y: z.reborrow(), accumulate: false })?;
+    let gathered = order.gathered();
+    device.run(GroupedGemm { x, w: w.w13, segments: gathered, y: z.reborrow(), accumulate: false })?;
     device.run(SwiGlu { z: z.as_view(), weights, h: h.reborrow() })?;
     device.run(GroupedGemm { x: h.as_view(), w: w.w2, segments, y: ys.reborrow(), accumulate: false })?;
     device.run(Combine { x: ys.as_view(), order, weight: None, y, accumulate: true })
@@ -90,7 +90,7 @@ pub(super) fn backward<T: Elem>(
     let Saved { routing, plan, z } = saved;
     let (order, segments) = (plan.by_expert(), plan.by_expert().segments());
     let weights = Some(SlotWeights { weight: routing.weight.view(), order });
-    let Buffers { rows_a: mut dys, rows_b: mut xs, wide: mut h, dlogits, mut dweight, .. } = ws;
+    let Buffers { rows: mut dys, wide: mut h, route, dlogits, mut dweight, .. } = ws;
     let mut z = z.front_mut([order.rows(), w.w13.dim(1)]);
     device.run(Permute { x: dy, order, y: dys.reborrow() })?;
     device.run(GroupedGemmDgrad {
@@ -104,8 +104,7 @@ pub(super) fn backward<T: Elem>(
     device.run(SwiGluBackward { z: z.reborrow(), dh: h.reborrow(), weights, dweight: dweights })?;
     let (dz, h) = (z.as_view(), h.as_view());
     device.run(GroupedGemmWgrad { dy: dys.as_view(), x: h, segments, dw: grads.w2, accumulate })?;
-    device.run(Permute { x, order, y: xs.reborrow() })?;
-    device.run(GroupedGemmWgrad { dy: dz, x: xs.as_view(), segments, dw: grads.w13, accumulate })?;
+    device.run(GroupedGemmWgrad { dy: dz, x, segments: order.gathered(), dw: grads.w13, accumulate })?;
     let mut dxs = dys; // its last reader was the gradient of w2
     device.run(GroupedGemmDgrad { dy: dz, w: w.w13, segments, dx: dxs.reborrow(), accumulate: false })?;
     device.run(Combine { x: dxs.as_view(), order, weight: None, y: dx.reborrow(), accumulate: false })?;
@@ -120,6 +119,7 @@ pub(super) fn backward<T: Elem>(
         dlogits,
         dx,
         dw: grads.router.into_matrix(),
+        workspace: route,
         accumulate,
     })
 }

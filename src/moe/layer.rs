@@ -143,7 +143,7 @@ impl Layer {
             }
             (Saved::Clustered(saved), &[router, w13, w2, b, a2]) => {
                 let w = clustered::Weights { router, w13, w2, b, a2 };
-                clustered::forward(pass, w, saved, buffers)
+                clustered::forward(pass, &w, saved, buffers)
             }
             _ => Err(self.wrong_operands(weights.len())),
         }
@@ -193,6 +193,16 @@ impl Layer {
     ) -> Result<()> {
         let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
         ensure!("Layer", shapes == self.weight_shapes(), weights = shapes, want = self.weight_shapes());
+        self.check_room(tokens, saved, ws)
+    }
+
+    /// Buffers large enough for the batch.
+    pub(super) fn check_room<T: Elem>(
+        &self,
+        tokens: usize,
+        saved: &Saved<T>,
+        ws: &Workspace<T>,
+    ) -> Result<()> {
         let (saved, workspace) = (saved.tokens(&self.shape), ws.tokens());
         ensure!(
             "Layer",
@@ -204,7 +214,7 @@ impl Layer {
         Ok(())
     }
 
-    fn wrong_operands(&self, count: usize) -> Error {
+    pub(super) fn wrong_operands(&self, count: usize) -> Error {
         let values = format!("kind = {}, weights or gradients = {count}", self.kind);
         Error::Rule {
             op: "Layer",

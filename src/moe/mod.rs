@@ -1,7 +1,8 @@
 //! The feed-forward layer in its three forms: dense, flat experts, clustered experts.
 //!
 //! Each form is a sequence of operations, forward and backward, over views of weights that the caller owns:
-//! [`dense`], [`flat`], [`clustered`]; [`Layer`] chooses. Activations kept for the backward are a form's
+//! [`dense`], [`flat`], [`clustered`], and [`packed`], a clustered layer's forward with residuals in INT4;
+//! [`Layer`] chooses. Activations kept for the backward are a form's
 //! `Saved`; everything else lives in one [`Workspace`] that all layers share. Nothing here allocates per
 //! step or launches a kernel itself, so a layer runs on every device that has the operations.
 
@@ -10,6 +11,7 @@ pub mod clustering;
 pub mod dense;
 pub mod flat;
 mod layer;
+pub mod packed;
 mod workspace;
 
 pub use layer::{FfnKind, Layer, Saved};

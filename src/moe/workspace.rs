@@ -5,15 +5,15 @@ use super::layer::{FfnKind, Layer};
 use crate::device::Device;
 use crate::elem::{Elem, Plain};
 use crate::error::Result;
-use crate::ops::{ExpandBackward, Route};
+use crate::ops::{ExpandBackward, Route, RouteBackward};
+use crate::place::Place;
 use crate::tensor::Tensor;
 use crate::view::ViewMut;
 
 /// Buffers of one layer's forward or backward pass, sized for the largest batch.
 #[derive(Debug)]
 pub struct Workspace<T> {
-    rows_a: Tensor<T, 1>,
-    rows_b: Tensor<T, 1>,
+    rows: Tensor<T, 1>,
     wide: Tensor<T, 1>,
     route: Tensor<f32, 1>,
     dlogits: Tensor<f32, 1>,
@@ -24,13 +24,12 @@ pub struct Workspace<T> {
 
 /// The buffers as matrices of one pass.
 pub(super) struct Buffers<'a, T> {
-    /// `[rows, hidden]`: token rows in sorted order.
-    pub rows_a: ViewMut<'a, T, 2>,
-    /// `[rows, hidden]`: a second one.
-    pub rows_b: ViewMut<'a, T, 2>,
+    /// `[rows, hidden]`: results or gradients of token rows in sorted order. The tokens themselves stay where they are:
+    /// products gather them.
+    pub rows: ViewMut<'a, T, 2>,
     /// `[rows, inner + factors]`.
     pub wide: ViewMut<'a, T, 2>,
-    /// For [`Route`].
+    /// For [`Route`] and [`RouteBackward`].
     pub route: ViewMut<'a, f32, 1>,
     /// `[tokens, logits]`.
     pub dlogits: ViewMut<'a, f32, 2>,
@@ -56,12 +55,15 @@ impl<T: Elem> Workspace<T> {
         // The clustered forward has no need of `wide`: `[hbar | Q]` is kept for the backward.
         let wide = if kind == FfnKind::Clustered && !train { 0 } else { rows * (inner + shape.factors()) };
         let when = |needed: bool, len: usize| if needed { len } else { 0 };
+        let mut route = Route::<T>::workspace_len(tokens, experts, clusters);
+        if train && device.place() != Place::Host {
+            route = route.max(RouteBackward::<T>::workspace_len(tokens, shape.logits(), hidden));
+        }
         let partial = ExpandBackward::<T>::workspace_len(tokens, experts, clusters, inner, rank);
         Ok(Workspace {
-            rows_a: device.zeros([when(routed, rows * hidden)])?,
-            rows_b: device.zeros([when(routed, rows * hidden)])?,
+            rows: device.zeros([when(routed, rows * hidden)])?,
             wide: device.zeros([wide.max(lent)])?,
-            route: device.zeros([when(routed, Route::<T>::workspace_len(tokens, experts, clusters))])?,
+            route: device.zeros([when(routed, route)])?,
             dlogits: device.zeros([when(routed && train, tokens * shape.logits())])?,
             dweight: device.zeros([when(routed && train, tokens * topk)])?,
             partial: device.zeros([when(train, partial)])?,
@@ -81,7 +83,7 @@ impl<T: Elem> Workspace<T> {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        let halves = [&self.rows_a, &self.rows_b, &self.wide].map(|t| t.bytes());
+        let halves = [&self.rows, &self.wide].map(|t| t.bytes());
         let floats = [&self.route, &self.dlogits, &self.dweight, &self.partial].map(|t| t.bytes());
         halves.iter().sum::<u64>() + floats.iter().sum::<u64>()
     }
@@ -90,8 +92,7 @@ impl<T: Elem> Workspace<T> {
     pub(super) fn buffers(&mut self, kind: FfnKind, shape: &Shape, tokens: usize) -> Buffers<'_, T> {
         let rows = rows(kind, shape, tokens);
         Buffers {
-            rows_a: as_matrix(&mut self.rows_a, rows, shape.hidden),
-            rows_b: as_matrix(&mut self.rows_b, rows, shape.hidden),
+            rows: as_matrix(&mut self.rows, rows, shape.hidden),
             wide: as_matrix(&mut self.wide, rows, shape.inner + shape.factors()),
             route: self.route.view_mut(),
             dlogits: as_matrix(&mut self.dlogits, tokens, shape.logits()),

@@ -3,7 +3,7 @@
 use cudarc::driver::DeviceRepr;
 
 use super::attention::Heads;
-use crate::cuda::{Cuda, Kernel, cudarc, images};
+use crate::cuda::{Cuda, Kernel, countable, cudarc, images};
 use crate::elem::{DType, Elem};
 use crate::error::{Error, Result, ensure};
 
@@ -60,9 +60,8 @@ pub(super) unsafe fn over_heads<T: Elem, P: DeviceRepr>(
         ensure!(op, head_dim <= most, head_dim = head_dim, most = most, dtype = dtype);
         return Err(Error::Unsupported { op, device: device.to_string() });
     };
-    // The kernels count rows and columns in 32 bits.
     let [rows, columns] = heads.qkv.shape();
-    ensure!(op, rows.max(columns) <= u32::MAX as usize, rows = rows, columns = columns);
+    countable(op, &[rows, columns], u32::MAX as usize)?;
     let tiles = heads.seq.div_ceil(device.tile(*kernel)?.rows as usize);
     // SAFETY: the caller's.
     unsafe { device.launch(*kernel, name, [tiles * heads.heads * (rows / heads.seq), 1, 1], params) }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Op;
 #[cfg(feature = "cuda")]
 use super::expand_cuda;
+use super::expand_factors::Plain;
 use super::expand_tile::{Residuals, blocks, bounds};
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
@@ -18,8 +19,6 @@ use crate::place::{Place, misplaced};
 use crate::plan::Plan;
 use crate::view::{View, ViewMut};
 
-/// Rows of one forward task.
-const ROWS: usize = 128;
 /// Rows of one backward task, which sums the factor gradients of its rows.
 const CHUNK: usize = 512;
 
@@ -31,7 +30,9 @@ const CHUNK: usize = 512;
 /// that belong to no chosen expert are zero.
 ///
 /// A CUDA device rounds `h` to `T` before it multiplies it by `A2`, as `dz` before all its products in the gradient;
-/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks.
+/// sums are in f32. It takes at most 16 slots a token, and at most 32 pairs of a slot and 16 (started) ranks. It multiplies
+/// 16 rows of a cluster at a time by the factors of every expert that one of them chose, those that did not as zeros: a
+/// factor that is not finite makes NaN of such rows too, where the CPU leaves them alone.
 #[derive(Debug)]
 pub struct Expand<'a, T> {
     /// `[tokens, 2 inner + 2 K rank]`: gate and up of the base, then `P`, in cluster order.
@@ -108,6 +109,10 @@ fn check_shapes(
     Ok(())
 }
 
+fn plain<'a, T>(plan: &Plan, b: View<'a, T, 3>, a2: View<'a, T, 3>) -> Plain<'a, T> {
+    Plain { b, a2, per: plan.experts() / plan.clusters() }
+}
+
 /// Multiply-adds of the low-rank products of one slot: `P B^T` for gate and up, `h A2^T`.
 fn slot_macs(a2: [usize; 3]) -> usize {
     3 * a2[1] * a2[2]
@@ -139,12 +144,8 @@ impl<T: Elem> Op for Expand<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let residuals = Residuals { b: self.b, a2: self.a2, plan: self.plan, weight: self.weight };
-        let blocks = blocks(self.plan, ROWS);
-        let bounds = bounds(&blocks);
-        self.hq.cut(0, &bounds).into_par_iter().zip(blocks).with_max_len(1).for_each(|(hq, block)| {
-            residuals.forward(&block, self.bp.narrow(0, block.rows.clone()), hq);
-        });
+        let factors = plain(self.plan, self.b, self.a2);
+        Residuals { factors, plan: self.plan, weight: self.weight }.run(self.bp, self.hq);
         Ok(())
     }
 
@@ -191,7 +192,8 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
     }
 
     fn cpu(mut self) -> Result<()> {
-        let residuals = Residuals { b: self.b, a2: self.a2, plan: self.plan, weight: self.weight };
+        let factors = plain(self.plan, self.b, self.a2);
+        let residuals = Residuals { factors, plan: self.plan, weight: self.weight };
         let [experts, rank, inner] = self.a2.shape();
         let (per, order) = (experts / self.plan.clusters(), self.plan.by_expert());
         let chunks = blocks(self.plan, CHUNK);

@@ -1,9 +1,12 @@
-//! The CUDA side of [`Expand`] and [`ExpandBackward`]: which kernel, with what parameters.
+//! The CUDA side of [`Expand`], [`ExpandInt4`] and [`ExpandBackward`]: which kernel, with what parameters.
 
 use super::expand::{Expand, ExpandBackward};
+use super::expand_int4::ExpandInt4;
+use super::int4::weights_of;
 use crate::cuda::cudarc::driver::DeviceRepr;
 use crate::cuda::{
-    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandParams, Kernel, images,
+    Cuda, ExpandBackwardParams, ExpandFactorsParams, ExpandFoldParams, ExpandInt4Params, ExpandParams,
+    Kernel, ONLY, countable, images,
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
@@ -23,6 +26,10 @@ const fn kernel(name: &'static str, tile: &'static str) -> Kernel {
     Kernel { image: &images::EXPAND, name, tile }
 }
 
+const fn int4_kernel(name: &'static str, tile: &'static str) -> Kernel {
+    Kernel { image: &images::EXPAND_INT4, name, tile }
+}
+
 /// The kernels that do the same work, by the shape of their blocks.
 struct Shapes {
     /// 64 rows.
@@ -38,6 +45,11 @@ const FORWARD: Shapes = Shapes {
     flat: kernel("expand_flat", "moe_expand_flat_launch"),
     any: kernel("expand_any", "moe_expand_any_launch"),
 };
+const FORWARD_INT4: Shapes = Shapes {
+    tall: int4_kernel("expand_int4_tall", "moe_expand_int4_tall_launch"),
+    flat: int4_kernel("expand_int4_flat", "moe_expand_int4_flat_launch"),
+    any: int4_kernel("expand_int4_any", "moe_expand_int4_any_launch"),
+};
 const BACKWARD: Shapes = Shapes {
     tall: kernel("expand_backward_tall", "moe_expand_backward_tall_launch"),
     flat: kernel("expand_backward_flat", "moe_expand_backward_flat_launch"),
@@ -45,7 +57,7 @@ const BACKWARD: Shapes = Shapes {
 };
 const FACTORS: Kernel = kernel("expand_factors", "moe_expand_factors_launch");
 const FACTORS_ANY: Kernel = kernel("expand_factors_any", "moe_expand_factors_launch");
-const FOLD: Kernel = kernel("expand", "moe_expand_fold_launch");
+const FOLD: Kernel = kernel("expand_fold", "moe_expand_fold_launch");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -115,12 +127,6 @@ unsafe fn over_runs<T: Elem, P: DeviceRepr>(
     unsafe { device.launch(kernel, T::DTYPE.variant(), [blocks, 1, 1], params) }
 }
 
-/// The kernels count columns in 32 bits, and go a strip beyond.
-fn columns_fit(op: &'static str, bp: [usize; 2]) -> Result<()> {
-    ensure!(op, bp[1] <= i32::MAX as usize, bp = bp);
-    Ok(())
-}
-
 /// Whether the columns of a lane are whole vectors.
 fn in_vectors([_, rank, inner]: [usize; 3]) -> bool {
     inner.is_multiple_of(8) && rank.is_multiple_of(8)
@@ -128,7 +134,7 @@ fn in_vectors([_, rank, inner]: [usize; 3]) -> bool {
 
 pub(super) fn forward<T: Elem>(op: Expand<'_, T>, device: &Cuda) -> Result<()> {
     let (plan, [_, rank, inner]) = (op.plan, op.a2.shape());
-    columns_fit("expand", op.bp.shape())?;
+    countable("expand", &op.bp.shape(), i32::MAX as usize)?;
     let addresses = op.bp.is_aligned() && op.b.is_aligned() && op.a2.is_aligned() && op.hq.is_aligned();
     let kernel = FORWARD.of("expand", device, plan, rank, addresses && in_vectors(op.a2.shape()))?;
     let (by_cluster, by_expert) = (plan.by_cluster().addresses(device)?, plan.by_expert().addresses(device)?);
@@ -158,8 +164,39 @@ pub(super) fn forward<T: Elem>(op: Expand<'_, T>, device: &Cuda) -> Result<()> {
     unsafe { over_runs::<T, _>(device, kernel, plan, &params) }
 }
 
+pub(super) fn forward_int4<T: Elem>(op: ExpandInt4<'_, T>, device: &Cuda) -> Result<()> {
+    let (plan, rank, inner) = (op.plan, op.rank(), op.down.shape()[2]);
+    countable("expand_int4", &op.bp.shape(), i32::MAX as usize)?;
+    let aligned = op.bp.is_aligned() && op.hq.is_aligned() && in_vectors([0, rank, inner]);
+    let kernel = FORWARD_INT4.of("expand_int4", device, plan, rank, aligned)?;
+    let (by_cluster, by_expert) = (plan.by_cluster().addresses(device)?, plan.by_expert().addresses(device)?);
+    let params = ExpandInt4Params {
+        gate: weights_of(&op.gate),
+        up: weights_of(&op.up),
+        down: weights_of(&op.down),
+        bp: op.bp.address(),
+        weight: op.weight.address(),
+        hq: op.hq.address(),
+        cluster_offsets: by_cluster.offsets,
+        token_of: by_cluster.source,
+        expert_offsets: by_expert.offsets,
+        place: by_expert.place,
+        bp_stride: op.bp.stride(0),
+        weight_stride: op.weight.stride(0),
+        hq_stride: op.hq.stride(0),
+        clusters: plan.clusters() as u32,
+        per: op.per() as u32,
+        topk: plan.topk() as u32,
+        rank: rank as u32,
+        inner: inner as u32,
+        unused: 0,
+    };
+    // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`); the plan is valid.
+    unsafe { over_runs::<T, _>(device, kernel, plan, &params) }
+}
+
 pub(super) fn backward<T: Elem>(op: ExpandBackward<'_, T>, device: &Cuda) -> Result<()> {
-    columns_fit("expand_backward", op.bp.shape())?;
+    countable("expand_backward", &op.bp.shape(), i32::MAX as usize)?;
     let aligned = op.bp.is_aligned()
         && op.b.is_aligned()
         && op.a2.is_aligned()
@@ -255,7 +292,7 @@ fn factors<T: Elem>(op: &ExpandBackward<'_, T>, device: &Cuda, aligned: bool) ->
     };
     let elements = (3 * inner * rank).div_ceil(device.tile(FOLD)?.columns as usize);
     // SAFETY: as above.
-    unsafe { device.launch(FOLD, "fold", [experts, elements.min(65535), 1], &params) }
+    unsafe { device.launch(FOLD, ONLY, [experts, elements.min(65535), 1], &params) }
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! The CPU inner loops of [`Expand`](super::Expand): one block of rows of one cluster at a time.
+//! The CPU inner loops of [`Expand`](super::Expand) and its kin: one block of rows of one cluster at a time.
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
+use super::expand_factors::{Columns, Expert, Factors, Plain};
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::math::vectorize;
 use crate::cpu::{pieces, rows, scratch};
@@ -9,6 +12,8 @@ use crate::elem::Elem;
 use crate::plan::Plan;
 use crate::view::{View, ViewMut};
 
+/// Rows of one forward task.
+const ROWS: usize = 128;
 /// Most rows whose slots are expanded at once: their activations stay in the second-level cache.
 const TILE: usize = 128;
 
@@ -60,9 +65,8 @@ impl Block {
 }
 
 /// The operands that every block shares.
-pub(super) struct Residuals<'a, T> {
-    pub b: View<'a, T, 3>,
-    pub a2: View<'a, T, 3>,
+pub(super) struct Residuals<'a, F> {
+    pub factors: F,
     pub plan: &'a Plan,
     pub weight: View<'a, f32, 2>,
 }
@@ -73,21 +77,7 @@ struct Slot {
     weight: f32,
 }
 
-/// The columns of one expert, by its number in the cluster.
-struct Columns {
-    /// In `bp`: gate factor, then up factor.
-    p: Range<usize>,
-    /// In `hq`.
-    q: Range<usize>,
-}
-
-impl<T: Elem> Residuals<'_, T> {
-    fn columns(&self, local: usize) -> Columns {
-        let [_, rank, inner] = self.a2.shape();
-        let (p, q) = (2 * inner + 2 * rank * local, inner + rank * local);
-        Columns { p: p..p + 2 * rank, q: q..q + rank }
-    }
-
+impl<F: Factors> Residuals<'_, F> {
     fn slots(&self, block: &Block, range: Range<usize>) -> Vec<Slot> {
         let order = self.plan.by_expert();
         let slot = |&choice: &u32| {
@@ -98,9 +88,18 @@ impl<T: Elem> Residuals<'_, T> {
         order.source()[range].iter().map(slot).collect()
     }
 
+    /// Writes `[hbar | Q]` from `bp`, all rows, in parallel.
+    pub(super) fn run<T: Elem>(&self, bp: View<'_, T, 2>, hq: ViewMut<'_, T, 2>) {
+        let blocks = blocks(self.plan, ROWS);
+        let bounds = bounds(&blocks);
+        hq.cut(0, &bounds).into_par_iter().zip(blocks).with_max_len(1).for_each(|(hq, block)| {
+            self.forward(&block, bp.narrow(0, block.rows.clone()), hq);
+        });
+    }
+
     /// Writes `[hbar | Q]` of the block from its rows of `bp`.
-    pub(super) fn forward(&self, block: &Block, bp: View<'_, T, 2>, mut hq: ViewMut<'_, T, 2>) {
-        let [_, rank, inner] = self.a2.shape();
+    fn forward<T: Elem>(&self, block: &Block, bp: View<'_, T, 2>, mut hq: ViewMut<'_, T, 2>) {
+        let [inner, rank] = self.factors.size();
         for tile in block.tiles() {
             let (rows, first) = (tile.rows.len(), tile.rows.start - block.rows.start);
             let width = hq.dim(1);
@@ -109,9 +108,9 @@ impl<T: Elem> Residuals<'_, T> {
             scratch::with(lens, |[sum, z, h, p]| {
                 sum.fill(0.0);
                 for (local, range) in tile.slots(self.plan).enumerate().filter(|(_, r)| !r.is_empty()) {
-                    let (slots, columns) = (self.slots(&tile, range), self.columns(local));
-                    let e = tile.cluster * (self.plan.experts() / self.plan.clusters()) + local;
-                    self.gate_and_up(e, &slots, bp, &columns, z, p);
+                    let (slots, columns) = (self.slots(&tile, range), self.factors.columns(local));
+                    let of = Expert { cluster: tile.cluster, local };
+                    self.gate_and_up(of, &slots, bp, &columns, z, p);
                     vectorize!(|| {
                         let rows = z.chunks_exact(2 * inner).zip(h.chunks_exact_mut(inner));
                         for (slot, (z, h)) in slots.iter().zip(rows) {
@@ -121,7 +120,7 @@ impl<T: Elem> Residuals<'_, T> {
                         }
                     });
                     let q = matrix_mut(p, [slots.len(), rank], rank);
-                    multiply(q, false, matrix(h, [slots.len(), inner], inner), Mat::t(self.a2.matrix(e)));
+                    self.factors.a2(of, matrix(h, [slots.len(), inner], inner), q);
                     for (slot, q) in slots.iter().zip(p.chunks_exact(rank)) {
                         rows::add(q, &mut sum[slot.row * width..][columns.q.clone()]);
                     }
@@ -136,32 +135,36 @@ impl<T: Elem> Residuals<'_, T> {
     }
 
     /// `z = (gate | up)` of the slots, `[slots, 2 inner]`; `p` gets their factors, `[slots, 2 rank]`.
-    fn gate_and_up(
+    fn gate_and_up<T: Elem>(
         &self,
-        e: usize,
+        of: Expert,
         slots: &[Slot],
         bp: View<'_, T, 2>,
         columns: &Columns,
         z: &mut [f32],
         p: &mut [f32],
     ) {
-        let [_, rank, inner] = self.a2.shape();
+        let [inner, rank] = self.factors.size();
         vectorize!(|| {
             for ((slot, z), p) in
                 slots.iter().zip(z.chunks_exact_mut(2 * inner)).zip(p.chunks_exact_mut(2 * rank))
             {
                 let row = bp.row(slot.row);
                 rows::widen(&row[..2 * inner], z);
-                rows::widen(&row[columns.p.clone()], p);
+                for (p, columns) in p.chunks_exact_mut(rank).zip(&columns.p) {
+                    rows::widen(&row[columns.clone()], p);
+                }
             }
         });
         for half in 0..2 {
             let z = matrix_mut(&mut z[half * inner..], [slots.len(), inner], 2 * inner);
             let p = matrix(&p[half * rank..], [slots.len(), rank], 2 * rank);
-            multiply(z, true, p, Mat::t(self.b.matrix(e).narrow(0, half * inner..(half + 1) * inner)));
+            self.factors.add_b(of, half, p, z);
         }
     }
+}
 
+impl<T: Elem> Residuals<'_, Plain<'_, T>> {
     /// Turns the block's rows of `bp` into their gradient, adds its factor gradients to `partial`
     /// (`[experts of the cluster, db (2 inner x rank) then da2 (rank x inner)]`), and returns the gradient of
     /// each slot's weight, expert by expert.
@@ -172,7 +175,7 @@ impl<T: Elem> Residuals<'_, T> {
         dhq: View<'_, T, 2>,
         partial: &mut [f32],
     ) -> Vec<f32> {
-        let [_, rank, inner] = self.a2.shape();
+        let [inner, rank] = self.factors.size();
         let width = bp.dim(1);
         let per = self.plan.experts() / self.plan.clusters();
         let mut dots: Vec<Vec<f32>> = vec![Vec::new(); per];
@@ -183,9 +186,9 @@ impl<T: Elem> Residuals<'_, T> {
                 sum.fill(0.0);
                 let dhq = dhq.narrow(0, first..first + rows);
                 for (local, range) in tile.slots(self.plan).enumerate().filter(|(_, r)| !r.is_empty()) {
-                    let (slots, columns) = (self.slots(&tile, range), self.columns(local));
-                    let (n, e) = (slots.len(), tile.cluster * per + local);
-                    self.gate_and_up(e, &slots, bp.as_view().narrow(0, first..first + rows), &columns, z, p);
+                    let (slots, columns) = (self.slots(&tile, range), self.factors.columns(local));
+                    let (n, of) = (slots.len(), Expert { cluster: tile.cluster, local });
+                    self.gate_and_up(of, &slots, bp.as_view().narrow(0, first..first + rows), &columns, z, p);
 
                     // dh = dhbar + R A2, the gradient of the weighted activation.
                     vectorize!(|| {
@@ -198,7 +201,7 @@ impl<T: Elem> Residuals<'_, T> {
                         }
                     });
                     let r_rows = matrix(r, [n, rank], rank);
-                    multiply(matrix_mut(dh, [n, inner], inner), true, r_rows, self.a2.matrix(e));
+                    multiply(matrix_mut(dh, [n, inner], inner), true, r_rows, self.factors.a2_of(of));
 
                     // z becomes its gradient, dh becomes the weighted activation h.
                     vectorize!(|| {
@@ -223,11 +226,13 @@ impl<T: Elem> Residuals<'_, T> {
                         let p = matrix(&p[half * rank..], [n, rank], 2 * rank);
                         let db = matrix_mut(&mut db[half * inner * rank..], [inner, rank], rank);
                         multiply(db, true, Mat::t(dz), p);
-                        let b = self.b.matrix(e).narrow(0, half * inner..(half + 1) * inner);
+                        let b = self.factors.b_of(of, half);
                         multiply(matrix_mut(&mut r[half * rank..], [n, rank], 2 * rank), false, dz, b);
                     }
                     for (slot, dp) in slots.iter().zip(r.chunks_exact(2 * rank)) {
-                        rows::add(dp, &mut sum[slot.row * width..][columns.p.clone()]);
+                        for (dp, columns) in dp.chunks_exact(rank).zip(&columns.p) {
+                            rows::add(dp, &mut sum[slot.row * width..][columns.clone()]);
+                        }
                     }
                 }
                 vectorize!(|| {

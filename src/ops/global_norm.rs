@@ -6,7 +6,7 @@ use super::Op;
 use crate::cpu::math::{LANES, vectorize};
 use crate::cpu::pieces;
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParams, Kernel, images};
+use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParams, Kernel, ONLY, images};
 #[cfg(feature = "cuda")]
 use crate::elem::DType;
 use crate::error::{Result, ensure};
@@ -23,7 +23,7 @@ const PARTIAL: Kernel =
     Kernel { image: &images::GLOBAL_NORM, name: "global_norm", tile: "moe_global_norm_launch" };
 #[cfg(feature = "cuda")]
 const ROOT: Kernel =
-    Kernel { image: &images::GLOBAL_NORM, name: "global_norm", tile: "moe_global_norm_root_launch" };
+    Kernel { image: &images::GLOBAL_NORM, name: "global_norm_root", tile: "moe_global_norm_root_launch" };
 
 /// `norm = sqrt(sum of squares over all elements of all tensors)`, summed in f64.
 ///
@@ -108,7 +108,7 @@ impl Op for GlobalNorm<'_> {
             partials: partials as u64,
         };
         // SAFETY: as above; so many partial sums were written by the kernels before.
-        unsafe { device.launch(ROOT, "root", [1, 1, 1], &params) }
+        unsafe { device.launch(ROOT, ONLY, [1, 1, 1], &params) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cpu::double::{Matrix, multiply, widen};
 use crate::cpu::math::vectorize;
 use crate::cpu::{bounds, pieces};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, GramParams, GramSumParams, Kernel, images};
+use crate::cuda::{Cuda, GramParams, GramSumParams, Kernel, ONLY, images};
 #[cfg(feature = "cuda")]
 use crate::elem::DType;
 use crate::elem::Elem;
@@ -23,7 +23,7 @@ const GRAM: Kernel = Kernel { image: &images::SIMILARITY, name: "gram", tile: "m
 const GRAM_SMALL: Kernel =
     Kernel { image: &images::SIMILARITY, name: "gram_small", tile: "moe_gram_small_launch" };
 #[cfg(feature = "cuda")]
-const GRAM_SUM: Kernel = Kernel { image: &images::SIMILARITY, name: "gram", tile: "moe_gram_sum_launch" };
+const GRAM_SUM: Kernel = Kernel { image: &images::SIMILARITY, name: "gram_sum", tile: "moe_gram_sum_launch" };
 
 /// Most experts for which one small tile of a kernel has all pairs.
 const SMALL: usize = 64;
@@ -211,7 +211,7 @@ pub(super) unsafe fn launch(
     let params = GramSumParams { partial, gram, gram_stride, experts, spans, accumulate, unused: 0 };
     let blocks = pairs.div_ceil(device.tile(GRAM_SUM)?.columns as usize);
     // SAFETY: the caller's.
-    unsafe { device.launch(GRAM_SUM, "sum", [blocks, 1, 1], &params) }
+    unsafe { device.launch(GRAM_SUM, ONLY, [blocks, 1, 1], &params) }
 }
 
 /// Products of the experts `band` with all up to them, over the elements `span`, packed.

@@ -6,9 +6,10 @@
 use super::Op;
 #[cfg(feature = "cuda")]
 use super::grouped_gemm_launch::{SegmentAddresses, Tile, aligned, launch, row_tiles};
+use super::segment_rules::{check_dgrad, check_product, check_sizes};
 use crate::cpu::gemm::{self, Mat, Product};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, GroupedGemmDgradParams, GroupedGemmParams, GroupedGemmWgradParams};
+use crate::cuda::{Cuda, GroupedGemmDgradParams, GroupedGemmParams, GroupedGemmWgradParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -72,13 +73,6 @@ fn bytes<T: Elem>(activations: [[usize; 2]; 2], w: [usize; 3], w_size: usize) ->
     ((elements[0] + elements[1]) * T::DTYPE.size() + w.iter().product::<usize>() * w_size) as u64
 }
 
-/// Kernels count rows and columns in 32 bits.
-fn check_sizes(op: &'static str, rows: usize, w: [usize; 3]) -> Result<()> {
-    let most = w.into_iter().fold(rows, usize::max);
-    ensure!(op, u32::try_from(most).is_ok(), rows = rows, w = w);
-    Ok(())
-}
-
 impl<T: Elem> Op for GroupedGemm<'_, T> {
     const NAME: &'static str = "grouped_gemm";
 
@@ -87,18 +81,7 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
     }
 
     fn check(&self) -> Result<()> {
-        let [x, w, y] = [self.x.shape(), [self.w.dim(1), self.w.dim(2)], self.y.shape()];
-        ensure!(
-            Self::NAME,
-            self.w.dim(0) == self.segments.groups(),
-            w = self.w.shape(),
-            groups = self.segments.groups()
-        );
-        let rows = self.segments.rows();
-        ensure!(Self::NAME, x[0] == self.segments.sources(), x = x, sources = self.segments.sources());
-        ensure!(Self::NAME, y == [rows, w[0]], y = y, rows = rows, w = self.w.shape());
-        ensure!(Self::NAME, x[1] == w[1], x = x, w = self.w.shape());
-        check_sizes(Self::NAME, rows, self.w.shape())
+        check_product(Self::NAME, self.segments, self.w.shape(), [self.x.shape(), self.y.shape()])
     }
 
     fn is_empty(&self) -> bool {
@@ -154,7 +137,9 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
         let size = [rows, groups, outputs];
         let variant = (T::DTYPE, Tile::of_rows(aligned, size));
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, |tile| row_tiles(size, tile), &params) }
+        unsafe {
+            launch(device, &images::GROUPED_GEMM, Self::NAME, variant, |tile| row_tiles(size, tile), &params)
+        }
     }
 }
 
@@ -166,18 +151,7 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
     }
 
     fn check(&self) -> Result<()> {
-        let [dy, w, dx] = [self.dy.shape(), [self.w.dim(1), self.w.dim(2)], self.dx.shape()];
-        ensure!(
-            Self::NAME,
-            self.w.dim(0) == self.segments.groups(),
-            w = self.w.shape(),
-            groups = self.segments.groups()
-        );
-        ensure!(Self::NAME, dy[0] == self.segments.rows(), dy = dy, rows = self.segments.rows());
-        ensure!(Self::NAME, dx == [dy[0], w[1]], dx = dx, dy = dy, w = self.w.shape());
-        ensure!(Self::NAME, dy[1] == w[0], dy = dy, w = self.w.shape());
-        ensure!(Self::NAME, self.segments.gather().is_none(), segments = "gathered");
-        check_sizes(Self::NAME, dy[0], self.w.shape())
+        check_dgrad(Self::NAME, self.segments, self.w.shape(), [self.dy.shape(), self.dx.shape()])
     }
 
     fn is_empty(&self) -> bool {
@@ -232,7 +206,9 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
         let size = [rows, groups, inputs];
         let variant = (T::DTYPE, Tile::of_rows(aligned, size));
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, |tile| row_tiles(size, tile), &params) }
+        unsafe {
+            launch(device, &images::GROUPED_GEMM, Self::NAME, variant, |tile| row_tiles(size, tile), &params)
+        }
     }
 }
 
@@ -304,6 +280,6 @@ impl<T: Elem> Op for GroupedGemmWgrad<'_, T> {
         let variant = (T::DTYPE, Tile::of_weights(aligned, T::DTYPE));
         let tiles = |[m, n]: [usize; 2]| groups * outputs.div_ceil(m) * inputs.div_ceil(n);
         // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`).
-        unsafe { launch(device, Self::NAME, variant, tiles, &params) }
+        unsafe { launch(device, &images::GROUPED_GEMM, Self::NAME, variant, tiles, &params) }
     }
 }

@@ -2,7 +2,7 @@
 
 use cudarc::driver::DeviceRepr;
 
-use crate::cuda::{Cuda, Kernel, images};
+use crate::cuda::{Cuda, Image, Kernel};
 use crate::elem::{DType, Elem};
 use crate::error::Result;
 use crate::plan::Segments;
@@ -66,6 +66,14 @@ impl Tile {
         }
     }
 
+    /// The same where a second loop, over an operand that lies K first, adds to the sums of the first.
+    pub(super) fn with_sums_kept(self, dtype: DType) -> Self {
+        match (self, dtype) {
+            (Tile::Large, DType::F32) => Tile::Medium, // its fragments take too many registers
+            _ => self,
+        }
+    }
+
     /// For gradients of weights.
     pub(super) fn of_weights(aligned: bool, dtype: DType) -> Self {
         match (aligned, dtype) {
@@ -95,12 +103,13 @@ impl SegmentAddresses {
     }
 }
 
-/// Enqueues the variant of a kernel; `tiles` is the number of tiles of this size at most, which is not 0.
+/// Enqueues the variant of a kernel of an image with these tiles; `tiles` is the number of tiles of this size at most, which is not 0.
 ///
 /// # Safety
 /// As for [`Cuda::launch`].
 pub(super) unsafe fn launch<P: DeviceRepr>(
     device: &Cuda,
+    image: &'static Image,
     name: &'static str,
     (dtype, tile): (DType, Tile),
     tiles: impl FnOnce([usize; 2]) -> usize,
@@ -108,7 +117,7 @@ pub(super) unsafe fn launch<P: DeviceRepr>(
 ) -> Result<()> {
     let facts = LAUNCH[dtype as usize][tile as usize];
     let variant = &facts["moe_grouped_gemm_launch_".len()..];
-    let kernel = Kernel { image: &images::GROUPED_GEMM, name, tile: facts };
+    let kernel = Kernel { image, name, tile: facts };
     let size = device.tile(kernel)?;
     let tiles = tiles([size.rows as usize, size.columns as usize]);
     let blocks = tiles.min(device.resident(kernel, variant)?);
@@ -143,6 +152,8 @@ mod tests {
             let want = if dtype == DType::F32 { Tile::Medium } else { Tile::Large };
             assert_eq!(Tile::of_weights(true, dtype), want);
             assert_eq!(Tile::of_weights(false, dtype), Tile::Any);
+            assert_eq!(Tile::Large.with_sums_kept(dtype), want);
+            assert_eq!(Tile::Small.with_sums_kept(dtype), Tile::Small);
             for tile in [Tile::Large, Tile::Medium, Tile::Small, Tile::Any] {
                 let name = format!("{}_{tile:?}", dtype.variant()).to_uppercase();
                 assert!(LAUNCH[dtype as usize][tile as usize].ends_with(&name), "{name}");

@@ -1,5 +1,7 @@
 //! INT4 weights: quantising, dequantising, and both at once for training.
 
+use std::ops::Range as Span;
+
 use rayon::prelude::*;
 
 use super::Op;
@@ -11,9 +13,11 @@ use crate::cuda::{
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::int4::{Int4Block, Int4Format, Int4Layout, Int4View, Int4ViewMut, PANEL, PANEL_WORDS};
+use crate::int4::{
+    Int4Block, Int4Format, Int4Layout, Int4View, Int4ViewMut, PANEL, PANEL_WORDS, Stacked, StackedMut,
+};
 use crate::place::{Place, misplaced};
-use crate::view::{View, ViewMut};
+use crate::view::View;
 
 #[cfg(feature = "cuda")]
 const QUANTIZE: Kernel =
@@ -31,8 +35,8 @@ const FAKE_QUANT: Kernel =
 /// the work of one block of threads each on a CUDA device.
 #[derive(Debug)]
 pub struct QuantizeInt4<'a, T> {
-    /// `[groups, out, in]`.
-    pub x: View<'a, T, 3>,
+    /// `[groups, out, in]`: a view of this shape, or the factors of clusters.
+    pub x: Stacked<'a, T>,
     /// `[groups, out, in]`, overwritten, padding included.
     pub w: Int4ViewMut<'a>,
 }
@@ -43,7 +47,7 @@ pub struct DequantizeInt4<'a, T> {
     /// `[groups, out, in]`.
     pub w: Int4View<'a>,
     /// `[groups, out, in]`.
-    pub y: ViewMut<'a, T, 3>,
+    pub y: StackedMut<'a, T>,
 }
 
 /// [`QuantizeInt4`] and [`DequantizeInt4`] in one pass, to the bit, with nothing packed: what training with
@@ -51,9 +55,9 @@ pub struct DequantizeInt4<'a, T> {
 #[derive(Debug)]
 pub struct FakeQuantInt4<'a, T> {
     /// `[groups, out, in]`.
-    pub x: View<'a, T, 3>,
+    pub x: Stacked<'a, T>,
     /// `[groups, out, in]`.
-    pub y: ViewMut<'a, T, 3>,
+    pub y: StackedMut<'a, T>,
     /// How the weights would be stored.
     pub format: Int4Format,
 }
@@ -64,28 +68,33 @@ impl Int4Layout {
         if self.shift() == 31 { self.shape()[2].max(1) } else { PANEL << self.shift() }
     }
 
-    /// The codes of strip `strip` of a matrix, `[blocks, 32]`; or those that all of its strips share.
-    fn codes<T: Elem>(&self, x: View<'_, T, 2>, strip: usize, shared: Option<Code>) -> Vec<Code> {
+    /// The codes of at most 32 rows, `[blocks, 32]`; or those that all of their matrix share.
+    fn codes<T: Elem>(&self, rows: View<'_, T, 2>, shared: Option<Code>) -> Vec<Code> {
         match shared {
             Some(code) => vec![code; PANEL],
-            None => vectorize!(|| codes(self.strip(x, strip), self.columns(), self.format().symmetric)),
+            None => vectorize!(|| codes(rows, self.columns(), self.format().symmetric)),
         }
     }
 
-    /// The code of a matrix, if one is all it has.
-    fn code<T: Elem>(&self, x: View<'_, T, 2>) -> Option<Code> {
-        let rows = (0..x.dim(0)).into_par_iter().map(|row| {
-            let mut range = Range::default();
-            vectorize!(|| range.add(x.row(row)));
-            range
-        });
+    /// For each group the code of its matrix, if one is all it has.
+    fn shared<T: Elem>(&self, x: &Stacked<'_, T>) -> Vec<Option<Code>> {
+        let code = |group: usize| {
+            let ranges = (0..self.strips()).into_par_iter().map(|strip| {
+                x.rows(group, self.strip(strip), |rows| {
+                    let mut range = Range::default();
+                    vectorize!(|| (0..rows.dim(0)).for_each(|row| range.add(rows.row(row))));
+                    range
+                })
+            });
+            Code::new(ranges.reduce(Range::default, Range::merge), self.format().symmetric)
+        };
         let whole = self.format().block == Int4Block::Matrix;
-        whole.then(|| Code::new(rows.reduce(Range::default, Range::merge), self.format().symmetric))
+        (0..self.shape()[0]).map(|group| whole.then(|| code(group))).collect()
     }
 
-    /// Rows of strip `strip` of a matrix.
-    fn strip<'a, T>(&self, x: View<'a, T, 2>, strip: usize) -> View<'a, T, 2> {
-        x.narrow(0, strip * PANEL..x.dim(0).min((strip + 1) * PANEL))
+    /// Rows of strip `strip`.
+    fn strip(&self, strip: usize) -> Span<usize> {
+        strip * PANEL..self.shape()[1].min((strip + 1) * PANEL)
     }
 }
 
@@ -150,15 +159,16 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
     fn cpu(self) -> Result<()> {
         let layout = *self.w.layout();
         let (steps, strips, per) = (layout.steps(), layout.strips(), layout.blocks() * PANEL);
-        let shared: Vec<_> = (0..layout.shape()[0]).map(|g| layout.code(self.x.matrix(g))).collect();
+        let shared = layout.shared(&self.x);
         let (mut words, mut scales, mut zeros) = self.w.into_parts();
         let mut codes = vec![Vec::new(); layout.shape()[0] * strips];
         let panels = words.as_slice_mut().par_chunks_mut(steps * PANEL_WORDS);
         panels.zip(&mut codes).enumerate().for_each(|(i, (panels, codes))| {
-            let x = self.x.matrix(i / strips);
-            *codes = layout.codes(x, i % strips, shared[i / strips]);
-            let code = |step: usize, row: usize| codes[(step >> layout.shift()) * PANEL + row];
-            vectorize!(|| pack(layout.strip(x, i % strips), code, panels));
+            self.x.rows(i / strips, layout.strip(i % strips), |rows| {
+                *codes = layout.codes(rows, shared[i / strips]);
+                let code = |step: usize, row: usize| codes[(step >> layout.shift()) * PANEL + row];
+                vectorize!(|| pack(rows, code, panels));
+            });
         });
         let kept: Vec<Code> = match layout.format().block {
             Int4Block::Matrix => shared.into_iter().flatten().flat_map(|code| [code; PANEL]).collect(),
@@ -171,13 +181,7 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
-        let [x_matrix, x_stride, _] = self.x.strides();
-        let params = QuantizeInt4Params {
-            w: weights_of(&self.w.as_view()),
-            x: self.x.address(),
-            x_matrix: x_matrix as u64,
-            x_stride: x_stride as u64,
-        };
+        let params = QuantizeInt4Params { w: weights_of(&self.w.as_view()), x: self.x.matrices() };
         let blocks = quantizing_blocks(self.w.layout(), device.tile(QUANTIZE)?.rows as usize);
         // SAFETY: the views are on this device (`misplaced`) and of one shape (`check`).
         unsafe { device.launch(QUANTIZE, T::DTYPE.variant(), [blocks, 1, 1], &params) }
@@ -209,29 +213,21 @@ impl<T: Elem> Op for DequantizeInt4<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let layout = self.w.layout();
-        for (g, y) in self.y.into_matrices().into_iter().enumerate() {
-            strips_of(y, layout.strips()).into_par_iter().enumerate().for_each(|(strip, mut y)| {
-                let first = strip * PANEL;
-                for row in 0..y.dim(0) {
-                    let (one, to) = (first + row..first + row + 1, y.row_mut(row));
-                    vectorize!(|| unpack::<T, T>(&self.w, g, one, 0..layout.steps(), to, to.len()));
-                }
+        let steps = 0..self.w.layout().steps();
+        self.y.pieces().into_par_iter().for_each(|piece| {
+            let (group, first) = (piece.group, piece.rows.start);
+            piece.fill(|i, to| {
+                let row = first + i..first + i + 1;
+                vectorize!(|| unpack::<T, T>(&self.w, group, row, steps.clone(), to, to.len()));
             });
-        }
+        });
         Ok(())
     }
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let layout = self.w.layout();
-        let [y_matrix, y_stride, _] = self.y.strides();
-        let params = DequantizeInt4Params {
-            w: weights_of(&self.w),
-            y: self.y.address(),
-            y_matrix: y_matrix as u64,
-            y_stride: y_stride as u64,
-        };
+        let params = DequantizeInt4Params { w: weights_of(&self.w), y: self.y.matrices() };
         let panels = layout.shape()[0] * layout.strips() * layout.steps();
         let blocks = panels.div_ceil(device.tile(DEQUANTIZE)?.rows as usize);
         // SAFETY: the views are on this device (`misplaced`) and of one shape (`check`).
@@ -266,43 +262,26 @@ impl<T: Elem> Op for FakeQuantInt4<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let layout = Int4Layout::new(self.x.shape(), self.format)?;
-        for (g, y) in self.y.into_matrices().into_iter().enumerate() {
-            let x = self.x.matrix(g);
-            let shared = layout.code(x);
-            strips_of(y, layout.strips()).into_par_iter().enumerate().for_each(|(strip, mut y)| {
-                let codes = layout.codes(x, strip, shared);
-                let x = layout.strip(x, strip);
-                for row in 0..x.dim(0) {
-                    let (from, to) = (x.row(row), y.row_mut(row));
+        let shared = layout.shared(&self.x);
+        self.y.pieces().into_par_iter().for_each(|piece| {
+            self.x.rows(piece.group, piece.rows.clone(), |x| {
+                let codes = layout.codes(x, shared[piece.group]);
+                piece.fill(|row, to| {
+                    let from = x.row(row);
                     vectorize!(|| fake(from, layout.columns(), |block| codes[block * PANEL + row], to));
-                }
+                });
             });
-        }
+        });
         Ok(())
     }
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
         let layout = Int4Layout::new(self.x.shape(), self.format)?;
-        let ([x_matrix, x_stride, _], [y_matrix, y_stride, _]) = (self.x.strides(), self.y.strides());
-        let params = FakeQuantInt4Params {
-            w: weights(&layout, [0, 0, 1]),
-            x: self.x.address(),
-            y: self.y.address(),
-            x_matrix: x_matrix as u64,
-            x_stride: x_stride as u64,
-            y_matrix: y_matrix as u64,
-            y_stride: y_stride as u64,
-        };
+        let (w, x, y) = (weights(&layout, [0, 0, 1]), self.x.matrices(), self.y.matrices());
+        let params = FakeQuantInt4Params { w, x, y };
         let blocks = quantizing_blocks(&layout, device.tile(FAKE_QUANT)?.rows as usize);
         // SAFETY: the views are on this device (`misplaced`) and of one shape (`check`).
         unsafe { device.launch(FAKE_QUANT, T::DTYPE.variant(), [blocks, 1, 1], &params) }
     }
-}
-
-/// The strips of a matrix.
-fn strips_of<T>(y: ViewMut<'_, T, 2>, strips: usize) -> Vec<ViewMut<'_, T, 2>> {
-    let rows = y.shape()[0];
-    let bounds: Vec<usize> = (0..=strips).map(|s| rows.min(s * PANEL)).collect();
-    y.cut(0, &bounds)
 }

@@ -10,6 +10,7 @@ use super::int4::weights_of;
 use super::int4_gemm_form::{Form, dequantised_len, form};
 #[cfg(feature = "cuda")]
 use super::int4_gemm_form::{LAUNCH, REDUCE, padded, row_tiles};
+use super::segment_rules::{check_dgrad, check_product};
 #[cfg(feature = "cuda")]
 use super::{DequantizeInt4, GroupedGemm, GroupedGemmDgrad};
 use crate::cpu::gemm::{Mat, multiply};
@@ -85,10 +86,10 @@ impl<T: Elem> Int4GemmDgrad<'_, T> {
     }
 }
 
-fn check_sizes(op: &'static str, rows: usize, workspace: &ViewMut<'_, f32, 1>, len: usize) -> Result<()> {
-    ensure!(op, rows <= u32::MAX as usize, rows = rows);
-    let room = workspace.place() == Place::Host || workspace.dim(0) >= len;
-    ensure!(op, room, workspace = workspace.dim(0), needed = len);
+/// The CPU needs no workspace.
+fn check_workspace(op: &'static str, workspace: &ViewMut<'_, f32, 1>, need: usize) -> Result<()> {
+    let room = workspace.place() == Place::Host || workspace.dim(0) >= need;
+    ensure!(op, room, workspace = workspace.dim(0), need = need);
     Ok(())
 }
 
@@ -120,14 +121,9 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
     }
 
     fn check(&self) -> Result<()> {
-        let ([groups, out, input], [x, y]) = (self.w.shape(), [self.x.shape(), self.y.shape()]);
-        let segments = self.segments;
-        ensure!(Self::NAME, groups == segments.groups(), w = self.w.shape(), groups = segments.groups());
-        let rows = segments.rows();
-        ensure!(Self::NAME, x[0] == segments.sources(), x = x, sources = segments.sources());
-        ensure!(Self::NAME, y == [rows, out], y = y, rows = rows, w = self.w.shape());
-        ensure!(Self::NAME, x[1] == input, x = x, w = self.w.shape());
-        check_sizes(Self::NAME, rows, &self.workspace, Self::workspace_len(rows, self.w.shape()))
+        let (w, rows) = (self.w.shape(), self.segments.rows());
+        check_product(Self::NAME, self.segments, w, [self.x.shape(), self.y.shape()])?;
+        check_workspace(Self::NAME, &self.workspace, Self::workspace_len(rows, w))
     }
 
     fn is_empty(&self) -> bool {
@@ -212,14 +208,9 @@ impl<T: Elem> Op for Int4GemmDgrad<'_, T> {
     }
 
     fn check(&self) -> Result<()> {
-        let ([groups, out, input], [dy, dx]) = (self.w.shape(), [self.dy.shape(), self.dx.shape()]);
-        let segments = self.segments;
-        ensure!(Self::NAME, groups == segments.groups(), w = self.w.shape(), groups = segments.groups());
-        ensure!(Self::NAME, dy[0] == segments.rows(), dy = dy, rows = segments.rows());
-        ensure!(Self::NAME, dx == [dy[0], input], dx = dx, dy = dy, w = self.w.shape());
-        ensure!(Self::NAME, dy[1] == out, dy = dy, w = self.w.shape());
-        ensure!(Self::NAME, segments.gather().is_none(), segments = "gathered");
-        check_sizes(Self::NAME, dy[0], &self.workspace, Self::workspace_len(self.w.shape()))
+        let w = self.w.shape();
+        check_dgrad(Self::NAME, self.segments, w, [self.dy.shape(), self.dx.shape()])?;
+        check_workspace(Self::NAME, &self.workspace, Self::workspace_len(w))
     }
 
     fn is_empty(&self) -> bool {
@@ -270,7 +261,7 @@ fn dequantised<'a, T: Elem>(
     // of 16 bytes on.
     let y = unsafe { ViewMut::<T, 3>::on_device(part, w.shape(), strides, ordinal) }?;
     if !w.shape().contains(&0) {
-        DequantizeInt4 { w, y }.cuda(device)?;
+        DequantizeInt4 { w, y: y.into() }.cuda(device)?;
     }
     // SAFETY: as above; what reads them is enqueued after what wrote them.
     unsafe { View::on_device(part, w.shape(), strides, ordinal) }

@@ -18,10 +18,13 @@ mod embedding;
 mod expand;
 #[cfg(feature = "cuda")]
 mod expand_cuda;
+mod expand_factors;
+mod expand_int4;
 mod expand_tile;
 mod global_norm;
 mod gram;
 mod grouped_gemm;
+mod grouped_gemm_int4;
 #[cfg(feature = "cuda")]
 mod grouped_gemm_launch;
 mod int4;
@@ -37,6 +40,7 @@ mod route_backward;
 mod route_select;
 mod route_stats;
 mod routing;
+mod segment_rules;
 mod similarity;
 mod swiglu;
 
@@ -50,9 +54,11 @@ pub use copy::Copy;
 pub use cross_entropy::{CrossEntropy, NegLogLikelihood};
 pub use embedding::{Embedding, EmbeddingBackward};
 pub use expand::{Expand, ExpandBackward};
+pub use expand_int4::ExpandInt4;
 pub use global_norm::GlobalNorm;
 pub use gram::Gram;
 pub use grouped_gemm::{GroupedGemm, GroupedGemmDgrad, GroupedGemmWgrad};
+pub use grouped_gemm_int4::{GroupedGemmInt4Columns, GroupedGemmInt4Rows};
 pub use int4::{DequantizeInt4, FakeQuantInt4, QuantizeInt4};
 pub use int4_gemm::{Int4Gemm, Int4GemmDgrad};
 pub use permute::{Combine, CombineBackward, Permute};

@@ -7,7 +7,8 @@ use crate::cpu::bounds;
 use crate::cpu::math::{dot, sum_by, vectorize};
 #[cfg(feature = "cuda")]
 use crate::cuda::{
-    Cuda, Kernel, RMS_NORM_PARTIAL_ROWS, RmsNormBackwardParams, RmsNormDgainParams, RmsNormParams, images,
+    Cuda, Kernel, ONLY, RMS_NORM_PARTIAL_ROWS, RmsNormBackwardParams, RmsNormDgainParams, RmsNormParams,
+    images,
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
@@ -28,7 +29,7 @@ const BACKWARD: Kernel =
     Kernel { image: &images::RMS_NORM, name: "rms_norm_backward", tile: "moe_rms_norm_backward_launch" };
 #[cfg(feature = "cuda")]
 const DGAIN: Kernel =
-    Kernel { image: &images::RMS_NORM, name: "rms_norm", tile: "moe_rms_norm_dgain_launch" };
+    Kernel { image: &images::RMS_NORM, name: "rms_norm_dgain", tile: "moe_rms_norm_dgain_launch" };
 
 /// `y = x gain / rms(x)` with `rms(x) = sqrt(mean(x^2) + eps)` over each row.
 #[derive(Debug)]
@@ -246,6 +247,6 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
         };
         let blocks = hidden.div_ceil(device.tile(DGAIN)?.columns as usize);
         // SAFETY: as above; the partial sums are those that the kernel before wrote.
-        unsafe { device.launch(DGAIN, "dgain", [blocks, 1, 1], &params) }
+        unsafe { device.launch(DGAIN, ONLY, [blocks, 1, 1], &params) }
     }
 }

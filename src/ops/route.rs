@@ -9,7 +9,7 @@ use super::routing::{RouteMode, Routing};
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::{bounds, scratch};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, Kernel, RouteParams, RouteRule, RouteSumsParams, images};
+use crate::cuda::{Cuda, Kernel, ONLY, RouteParams, RouteRule, RouteSumsParams, countable, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -30,7 +30,7 @@ const ROUTE: [Kernel; 2] = [
     Kernel { image: &images::ROUTE, name: "route_many", tile: "moe_route_many_launch" },
 ];
 #[cfg(feature = "cuda")]
-const SUMS: Kernel = Kernel { image: &images::ROUTE, name: "route", tile: "moe_route_sums_launch" };
+const SUMS: Kernel = Kernel { image: &images::ROUTE, name: "route_sums", tile: "moe_route_sums_launch" };
 
 /// Chooses one cluster and `topk` of its experts for every token.
 ///
@@ -38,6 +38,11 @@ const SUMS: Kernel = Kernel { image: &images::ROUTE, name: "route", tile: "moe_r
 /// the likeliest cluster; the weights are `p_g p_i|g / sum of the kept p_i|g` (method.md, "Two-stage
 /// routing"). With `topk` 1 there is no division, and with one cluster `p_g` is 1: neither factor may cancel,
 /// or its logits would get no gradient. [`RouteMode::Grouped`] limits the choice among experts without clusters.
+///
+/// A token goes to one cluster, never to several (method.md's `top-g1`): its experts share one base, so that the base is
+/// multiplied once a token, rows are as many as tokens, and a token is sent to one rank. With two clusters each of these
+/// is paid twice, as is the base of the down projection, whose sum over experts ends at the cluster: half of what
+/// clustering saves. `topk` is how a token gets more experts.
 ///
 /// Ties go to the lower id. A NaN logit counts as -infinity, so ids are always distinct and in range; a token
 /// whose logits give no distribution at either level gets weights 0 and counts in [`RouteStats::skipped`].
@@ -197,7 +202,7 @@ impl<T: Elem> Op for Route<'_, T> {
         let (tokens, logits) = (x.dim(0), w.dim(0));
         let (clusters, experts) = (routing.clusters(), routing.clusters() * routing.per());
         ensure!(Self::NAME, routing.topk() <= MOST_SLOTS, topk = routing.topk());
-        ensure!(Self::NAME, tokens.max(x.dim(1)) <= i32::MAX as usize, x = x.shape());
+        countable(Self::NAME, &x.shape(), i32::MAX as usize)?;
         let mut partials = 0;
         if tokens > 0 {
             let kernel = kernel(logits, device.tile(ROUTE[0])?.columns as usize);
@@ -242,7 +247,7 @@ impl<T: Elem> Op for Route<'_, T> {
         let columns = device.tile(SUMS)?.columns as usize;
         let blocks = sums_len(experts, clusters).div_ceil(columns);
         // SAFETY: as above; the kernel before wrote `partials` rows of sums.
-        unsafe { device.launch(SUMS, "sums", [blocks, 1, 1], &params) }
+        unsafe { device.launch(SUMS, ONLY, [blocks, 1, 1], &params) }
     }
 }
 

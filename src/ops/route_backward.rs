@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use super::Op;
+#[cfg(feature = "cuda")]
+use super::int4_gemm_form::REDUCE;
 use super::route::check_shapes;
 #[cfg(feature = "cuda")]
 use super::route::{MOST_SLOTS, rule};
@@ -12,7 +14,12 @@ use super::routing::{RouteMode, Routing, Score};
 use crate::cpu::bounds;
 use crate::cpu::gemm::{self, Mat, Product};
 #[cfg(feature = "cuda")]
-use crate::cuda::{Cuda, Kernel, RouteDlogitsParams, RouteDwParams, RouteDxParams, images};
+use crate::cuda::{
+    Cuda, Int4GemmReduceParams, Kernel, ONLY, RouteDlogitsParams, RouteDwParams, RouteDxParams, countable,
+    images,
+};
+#[cfg(feature = "cuda")]
+use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, misplaced};
@@ -22,7 +29,8 @@ use crate::view::{View, ViewMut};
 const ROWS: usize = 64;
 
 #[cfg(feature = "cuda")]
-const DLOGITS: Kernel = Kernel { image: &images::ROUTE, name: "route", tile: "moe_route_dlogits_launch" };
+const DLOGITS: Kernel =
+    Kernel { image: &images::ROUTE, name: "route_dlogits", tile: "moe_route_dlogits_launch" };
 #[cfg(feature = "cuda")]
 const DX: Kernel = Kernel { image: &images::ROUTE, name: "route_dx", tile: "moe_route_product_launch" };
 #[cfg(feature = "cuda")]
@@ -54,15 +62,52 @@ pub struct RouteBackward<'a, T> {
     pub dx: ViewMut<'a, T, 2>,
     /// Same shape as `w`, f32.
     pub dw: ViewMut<'a, f32, 2>,
+    /// [`RouteBackward::workspace_len`] elements or more on a CUDA device; the CPU needs none.
+    pub workspace: ViewMut<'a, f32, 1>,
     /// Add to `dw` instead of overwriting it.
     pub accumulate: bool,
+}
+
+/// Sides of a tile of `dw`: `ProductTile` of the kernels.
+const TILE: usize = 64;
+/// Tiles that keep the multiprocessors of a large device busy.
+const BUSY: usize = 256;
+/// Fewest tokens of a split.
+const FEW: usize = 512;
+
+/// Tokens of a part for `dw`: a router has few weights, and all tokens speak for each. A function of the sizes alone, as
+/// the order of the sums is then.
+fn span(tokens: usize, logits: usize, hidden: usize) -> usize {
+    let tiles = logits.div_ceil(TILE) * hidden.div_ceil(TILE);
+    let splits = (BUSY / tiles.max(1)).min(tokens / FEW).max(1);
+    tokens.div_ceil(splits).next_multiple_of(32).max(32)
+}
+
+/// Into how many parts the tokens are split.
+fn splits(tokens: usize, logits: usize, hidden: usize) -> usize {
+    tokens.div_ceil(span(tokens, logits, hidden)).max(1)
+}
+
+/// Elements of a row of partial sums: whole 16 bytes.
+fn width(hidden: usize) -> usize {
+    hidden.next_multiple_of(4)
+}
+
+impl<T> RouteBackward<'_, T> {
+    /// Elements of workspace on a CUDA device: a partial sum of `dw` for each of up to 256 splits of the tokens.
+    pub fn workspace_len(tokens: usize, logits: usize, hidden: usize) -> usize {
+        match splits(tokens, logits, hidden) {
+            1 => 0,
+            splits => splits * logits * width(hidden) + 3,
+        }
+    }
 }
 
 impl<T: Elem> Op for RouteBackward<'_, T> {
     const NAME: &'static str = "route_backward";
 
     fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw)
+        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw, workspace)
     }
 
     fn check(&self) -> Result<()> {
@@ -79,6 +124,9 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
         );
         ensure!(Self::NAME, self.dx.shape() == x, dx = self.dx.shape(), x = x);
         ensure!(Self::NAME, self.dw.shape() == w, dw = self.dw.shape(), w = w);
+        let (len, need) = (self.workspace.dim(0), Self::workspace_len(x[0], w[0], w[1]));
+        let room = self.workspace.place() == Place::Host || len >= need;
+        ensure!(Self::NAME, room, workspace = len, need = need);
         Ok(())
     }
 
@@ -119,15 +167,10 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
-        let RouteBackward { x, w, routing, dweight, dlogits, dx, dw, .. } = self;
+        let RouteBackward { x, w, routing, dweight, dlogits, dx, dw, workspace, .. } = self;
         let ([tokens, hidden], logits) = (x.shape(), w.dim(0));
         ensure!(Self::NAME, routing.topk() <= MOST_SLOTS, topk = routing.topk());
-        ensure!(
-            Self::NAME,
-            tokens.max(hidden).max(logits) <= i32::MAX as usize,
-            x = x.shape(),
-            w = w.shape()
-        );
+        countable(Self::NAME, &[tokens, hidden, logits], i32::MAX as usize)?;
         if tokens > 0 {
             let params = RouteDlogitsParams {
                 dweight: dweight.address(),
@@ -150,7 +193,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             let blocks = tokens.div_ceil(device.tile(DLOGITS)?.rows.max(1) as usize);
             // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`), the tensors of the
             // routing too; the kernel looks at ids before it follows them.
-            unsafe { device.launch(DLOGITS, "dlogits", [blocks, 1, 1], &params)? }
+            unsafe { device.launch(DLOGITS, ONLY, [blocks, 1, 1], &params)? }
             let params = RouteDxParams {
                 dlogits: dlogits.address(),
                 w: w.address(),
@@ -166,20 +209,46 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
             // SAFETY: as above.
             unsafe { device.over_rows(DX, T::DTYPE, [tokens, hidden], &params)? }
         }
+        let (splits, width) = (splits(tokens, logits, hidden), width(hidden));
+        let partial = workspace.address().next_multiple_of(16);
+        let (to, stride, accumulate) = match splits {
+            1 => (dw.address(), dw.stride(0), self.accumulate),
+            _ => (partial, width as u64, false),
+        };
         let params = RouteDwParams {
             dlogits: dlogits.address(),
             x: x.address(),
-            dw: dw.address(),
+            dw: to,
             dlogits_stride: dlogits.stride(0),
             x_stride: x.stride(0),
-            dw_stride: dw.stride(0),
+            dw_stride: stride,
             tokens: tokens as u32,
             logits: logits as u32,
             hidden: hidden as u32,
-            accumulate: u32::from(self.accumulate),
+            span: span(tokens, logits, hidden) as u32,
+            accumulate: u32::from(accumulate),
+            unused: 0,
         };
-        // SAFETY: as above.
-        unsafe { device.over_rows(DW, T::DTYPE, [logits, hidden], &params) }
+        let tile = device.tile(DW)?;
+        let tiles = [logits.div_ceil(tile.rows as usize), hidden.div_ceil(tile.columns as usize).min(65535)];
+        // SAFETY: as above; the workspace has room for the sums of every split (`check`).
+        unsafe { device.launch(DW, T::DTYPE.variant(), [tiles[0], tiles[1], splits], &params)? }
+        if splits == 1 {
+            return Ok(());
+        }
+        let params = Int4GemmReduceParams {
+            partial,
+            y: dw.address(),
+            y_stride: dw.stride(0),
+            rows: logits as u32,
+            outputs: hidden as u32,
+            width: width as u32,
+            splits: splits as u32,
+            accumulate: u32::from(self.accumulate),
+            unused: 0,
+        };
+        // SAFETY: as above; the sums were just written.
+        unsafe { device.over_rows(REDUCE, DType::F32, [logits, hidden], &params) }
     }
 }
 
@@ -273,4 +342,20 @@ fn sigmoid_backward(s: &[f32], terms: &[f32], d: &mut [f32]) {
     for ((d, s), term) in d.iter_mut().zip(s).zip(terms) {
         *d = (*d + (term - mean) / mass) * s * (1.0 - s);
     }
+}
+
+#[test]
+fn tokens_are_split_where_a_router_has_few_weights() {
+    for ([tokens, logits, hidden], want) in [
+        ([8192, 36, 768], 16), // method.md's
+        ([65536, 36, 768], 21),
+        ([8192, 144, 4096], 1),
+        ([1023, 8, 64], 1),
+        ([1024, 8, 64], 2),
+        ([0, 0, 0], 1),
+    ] {
+        assert_eq!(splits(tokens, logits, hidden), want, "{tokens} {logits} {hidden}");
+    }
+    assert_eq!(RouteBackward::<f32>::workspace_len(1023, 8, 63), 0);
+    assert_eq!(RouteBackward::<f32>::workspace_len(1024, 8, 63), 2 * 8 * 64 + 3);
 }

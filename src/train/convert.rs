@@ -139,7 +139,6 @@ fn converted<T: Elem>(
         weights,
         router: View::new(of_experts, [experts, hidden])?,
         levels: if levels > 0 { Some(View::new(&turned, [clusters, hidden])?) } else { None },
-        gains: None,
         seed,
     };
     let size = inner * hidden;

@@ -197,6 +197,12 @@ fn specs(config: &ModelConfig) -> Vec<Spec> {
     specs
 }
 
+/// The pieces of each weight of a layer's feed-forward part, in the order of [`Layer::weight_shapes`].
+pub(crate) fn pieces_of(layer: Layer, l: usize) -> Vec<Vec<Piece>> {
+    let pieces = |weight: Vec<(Piece, Start)>| weight.into_iter().map(|(piece, _)| piece).collect();
+    ffn_pieces(layer, l, 1.0).into_iter().map(pieces).collect()
+}
+
 /// The pieces of each feed-forward weight, in the order of [`Layer::weight_shapes`].
 fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
     let Shape { hidden: d, inner: f, experts, clusters, rank: r, .. } = layer.shape;

@@ -153,11 +153,7 @@ impl<T: Elem> Model<T> {
         visit: &mut dyn FnMut(usize, RouteStats, &Routing) -> Result<()>,
     ) -> Result<()> {
         let (rows, hidden) = (inputs.len(), self.config.hidden);
-        self.check_batch(rows, sequences)?;
-        let table = self.params[EMBEDDING].weight.view().matrix(0);
-        let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
-        let ids = View::new(inputs, [rows])?;
-        self.device.run(Embedding { ids, table, scale: embedding_scale(hidden), y })?;
+        self.embed(inputs, sequences)?;
         for l in 0..self.config.layers {
             self.block(l, rows, rows / sequences, temperature)?;
             if let Some(routing) = self.acts.block(l).ffn.routing() {
@@ -172,8 +168,18 @@ impl<T: Elem> Model<T> {
         self.device.run(RmsNorm { x, gain, eps: self.config.norm_eps, y, inv_rms })
     }
 
+    /// Starts a pass: checks the batch and writes stream 0.
+    pub(super) fn embed(&mut self, inputs: &[u32], sequences: usize) -> Result<()> {
+        let (rows, hidden) = (inputs.len(), self.config.hidden);
+        self.check_batch(rows, sequences)?;
+        let table = self.params[EMBEDDING].weight.view().matrix(0);
+        let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
+        let ids = View::new(inputs, [rows])?;
+        self.device.run(Embedding { ids, table, scale: embedding_scale(hidden), y })
+    }
+
     /// One block: stream `l` to stream `l + 1`.
-    fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
+    pub(super) fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
         let params = &self.params[config.layer_start(l)..config.layer_start(l + 1)];

@@ -101,6 +101,13 @@ impl Piece {
         Ok(values)
     }
 
+    /// Copies the piece, row-major, out of the elements of a tensor of this shape. Panics if it lies outside: for internal
+    /// use.
+    pub(crate) fn copy<E: Plain>(&self, elements: &[E], shape: [usize; 3]) -> Vec<E> {
+        let (starts, len) = self.stretches(shape);
+        starts.flat_map(|start| &elements[start..start + len]).copied().collect()
+    }
+
     /// Copies row-major `values` ([`Piece::len`] of them) into a tensor that holds the piece, wherever that is.
     pub fn scatter<E: Plain>(&self, values: &[E], tensor: &mut Tensor<E, 3>) -> Result<()> {
         ensure!("Piece", values.len() == self.len(), piece = self.name, values = values.len());

@@ -58,15 +58,7 @@ const LABELS: [usize; 8] = [1, 0, 0, 1, 1, 0, 1, 0];
 const EVEN: [f64; 8] = [1.0; 8];
 
 fn convert<'a>(full: &'a Full, grouping: &'a Grouping) -> Convert<'a> {
-    Convert {
-        shape: SHAPE,
-        grouping,
-        weights: &EVEN,
-        router: full.router(),
-        levels: None,
-        gains: None,
-        seed: 3,
-    }
+    Convert { shape: SHAPE, grouping, weights: &EVEN, router: full.router(), levels: None, seed: 3 }
 }
 
 fn labels() -> Grouping {
@@ -145,7 +137,8 @@ fn gains_and_rows_of_clusters_are_taken() {
     let plain = run(convert(&full, &grouping), &full);
     let rows: Vec<f32> = (0..2 * SHAPE.hidden).map(|i| i as f32).collect();
     let levels = Some(View::new(&rows, [2, SHAPE.hidden]).unwrap());
-    let given = run(Convert { levels, gains: Some(&[2.0, 0.5]), ..convert(&full, &grouping) }, &full);
+    let mut given = run(Convert { levels, ..convert(&full, &grouping) }, &full);
+    given.tensors.scale_outputs(SHAPE, &[2.0, 0.5]).unwrap();
     assert_eq!(given.tensors.router[..rows.len()], rows);
     assert_eq!(given.errors, plain.errors);
     let split = 2 * SHAPE.inner * SHAPE.hidden;
@@ -195,11 +188,22 @@ fn every_rule_is_checked() {
     let rows = [0f32; 7 * 20];
     refused(Convert { router: View::new(&rows, [7, 20]).unwrap(), ..good }, "router = [7, 20]");
     refused(Convert { levels: Some(View::new(&rows, [7, 20]).unwrap()), ..good }, "levels = [7, 20]");
-    refused(Convert { gains: Some(&[1.0]), ..good }, "gains = 1");
-    refused(Convert { gains: Some(&[1.0, 0.0]), ..good }, "positive");
     let short = |e: usize| Ok(Expert { gate: vec![0.0; 5].into(), ..full.expert(e)? });
     let error = good.run(short).unwrap_err().to_string();
     assert!(error.contains("matrices = [5, 480, 480]"), "{error}");
     let missing = |e: usize| if e == 3 { Err(trimoe::Error::data("shard", "gone")) } else { full.expert(e) };
     assert!(good.run(missing).unwrap_err().to_string().contains("shard: gone"));
+}
+
+#[test]
+fn outputs_are_scaled_by_usable_factors() {
+    let full = full(&mut Rng::new(8), &LABELS, 0.4, 2);
+    let mut tensors = run(convert(&full, &labels()), &full).tensors;
+    let mut refused = |shape: Shape, gains: &[f64], text: &str| {
+        let error = tensors.scale_outputs(shape, gains).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    };
+    refused(SHAPE, &[1.0], "gains = [1.0]");
+    refused(SHAPE, &[1.0, 0.0], "usable");
+    refused(Shape { inner: 23, ..SHAPE }, &[1.0, 1.0], "lens == want");
 }

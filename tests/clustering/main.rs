@@ -5,6 +5,7 @@ mod common;
 
 mod convert;
 mod grouping;
+mod levels;
 mod regroup;
 mod svd;
 

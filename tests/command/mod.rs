@@ -84,6 +84,16 @@ pub fn trimoe(args: &[&str]) -> Done {
         .into()
 }
 
+/// A disk that is full for files beyond a size: the limit is the shell's, and the write fails in the middle.
+#[cfg(unix)]
+pub fn with_file_limit(kib: u32, args: &[&str]) -> Done {
+    // Without the trap the system would end the process by a signal instead of an error.
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", 2 * kib);
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_trimoe")]).args(args).env_remove("RUST_LOG");
+    command.output().expect("a shell").into()
+}
+
 /// Runs `trimoe COMMAND` on the small model with further `args`.
 pub fn small(command: &str, args: &[&str]) -> Done {
     trimoe(&[&[command], SMALL, args].concat())

@@ -87,6 +87,18 @@ pub fn norm_wise(name: &str, got: &[f64], want: &[f64], limit: f64) {
     println!("{name}: {:.0} % of the bound used", if error > 0.0 { error / allowed * 100.0 } else { 0.0 });
 }
 
+/// Asserts that all elements are equal; says which is the first that is not.
+pub fn identical(name: &str, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{name}: number of elements");
+    let first = got.iter().zip(want).position(|(g, w)| g.to_bits() != w.to_bits());
+    assert!(
+        first.is_none(),
+        "{name}{first:?}: got {:?}, want {:?}",
+        first.map(|i| got[i]),
+        first.map(|i| want[i])
+    );
+}
+
 #[test]
 fn an_element_moved_by_three_bounds_fails() {
     let mut want = vec![Bound::default(); 8];

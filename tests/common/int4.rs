@@ -36,7 +36,7 @@ pub fn parts(w: &Int4Tensor) -> Parts {
 /// Quantised values.
 pub fn quantise<T: Elem>(device: &Device, x: &Guarded<T, 3>, layout: Int4Layout) -> Int4Tensor {
     let mut w = garbage(device, layout);
-    device.run(QuantizeInt4 { x: x.view_on(device), w: w.view_mut() }).unwrap();
+    device.run(QuantizeInt4 { x: x.view_on(device).into(), w: w.view_mut() }).unwrap();
     w
 }
 

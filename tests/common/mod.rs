@@ -6,6 +6,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod coverage;
 pub mod guarded;
 pub mod int4;
 pub mod oracle;
@@ -13,7 +14,7 @@ pub mod rng;
 pub mod routing;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
-pub use compare::{Bound, assert_within, close, near, near_with, norm_wise};
+pub use compare::{Bound, assert_within, close, identical, near, near_with, norm_wise};
 #[allow(unused_imports, reason = "not every test uses every helper")]
 pub use guarded::Guarded;
 pub use rng::Rng;

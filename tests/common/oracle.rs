@@ -1,5 +1,6 @@
 //! The definitions of method.md in plain f64 loops. Matrices are row-major slices; a weight is `[out, in]`.
 
+pub mod attention;
 pub mod experts;
 pub mod router;
 

@@ -88,7 +88,7 @@ fn backward(lab: &Lab, s: &Shape) -> Result<Row> {
                 - 2 * cut.rows(cut.seq)),
         tensor_flops: cut.flops(rows / 4, keys, 3) + cut.flops(rows / 4, queries, 4),
         // Once a row, dout times out takes four chunks of two neighbouring rows at a time, which share banks in wide rows.
-        spare_wavefronts: if cut.head_dim >= 64 { cut.rows(cut.seq) / 16 } else { 0 },
+        spare_wavefronts: if cut.head_dim >= 64 { cut.rows(cut.seq) / 4 } else { 0 },
     };
     let op = AttentionBackward {
         dout: dout.view(),

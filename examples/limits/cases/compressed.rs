@@ -38,7 +38,7 @@ fn quantize(lab: &Lab, s: &Shape) -> Result<Row> {
     let x = lab.filled::<bf16, 3>([1, s.inner.min(STRIP), s.hidden])?;
     let mut w = Weights::new(lab, s)?;
     let need = Need { floor: x.sectors() + w.sectors(), again: 3 * w.codes, ..Need::default() };
-    lab.measure(s, need, QuantizeInt4 { x: x.view(), w: w.w.view_mut() })
+    lab.measure(s, need, QuantizeInt4 { x: x.view().into(), w: w.w.view_mut() })
 }
 
 fn fake_quant(lab: &Lab, s: &Shape) -> Result<Row> {
@@ -56,7 +56,7 @@ fn dequantize(lab: &Lab, s: &Shape) -> Result<Row> {
     let (steps, blocks) = (s.hidden.div_ceil(32), s.hidden.div_ceil(128));
     let again = w.codes / blocks as u64 * (steps - blocks) as u64;
     let need = Need { floor: y.sectors() + w.sectors(), again, ..Need::default() };
-    lab.measure(s, need, DequantizeInt4 { w: w.w.view(), y: y.view_mut() })
+    lab.measure(s, need, DequantizeInt4 { w: w.w.view(), y: y.view_mut().into() })
 }
 
 fn few_rows(lab: &Lab, s: &Shape) -> Result<Row> {

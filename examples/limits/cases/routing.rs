@@ -88,6 +88,10 @@ fn route_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let mut dlogits = lab.zeros::<f32, 2>([s.tokens, logits])?;
     let mut dx = lab.filled::<bf16, 2>([s.tokens, s.hidden])?;
     let mut dw = lab.zeros::<f32, 2>([logits, s.hidden])?;
+    let room = RouteBackward::<bf16>::workspace_len(s.tokens, logits, s.hidden);
+    let mut workspace = lab.zeros::<f32, 1>([room])?;
+    // Sums of splits of the tokens, where there are several, are written by one kernel and read by the next.
+    let partial = words(room.saturating_sub(3));
     let of_token = 5
         + 3 * words(s.topk)
         + 5 * words(per)
@@ -104,6 +108,7 @@ fn route_backward(lab: &Lab, s: &Shape) -> Result<Row> {
         + columns * 2 * parts * f32_reads
         + (rows[0] * w + rows[1] * x) * bf16_reads
         + 2 * dx.sectors()
+        + 2 * partial
         + dw.sectors();
     // Logits are written once and read by two products.
     let floor = router.decisions()
@@ -114,8 +119,9 @@ fn route_backward(lab: &Lab, s: &Shape) -> Result<Row> {
         + w
         + x
         + 2 * dx.sectors()
+        + 2 * partial
         + dw.sectors();
-    let need = Need { floor, again: requested - floor, ..Need::default() };
+    let need = Need { floor, again: requested.saturating_sub(floor), ..Need::default() };
     let op = RouteBackward {
         x: router.x.view(),
         w: router.w.view(),
@@ -127,6 +133,7 @@ fn route_backward(lab: &Lab, s: &Shape) -> Result<Row> {
         dlogits: dlogits.view_mut(),
         dx: dx.view_mut(),
         dw: dw.view_mut(),
+        workspace: workspace.view_mut(),
         accumulate: false,
     };
     lab.measure(s, need, op)

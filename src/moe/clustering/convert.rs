@@ -39,9 +39,6 @@ pub struct Convert<'a> {
     /// `[clusters, hidden]`: the clusters' rows of the new router. Without them: the mean row of a cluster's members, at
     /// the mean of their norms.
     pub levels: Option<View<'a, f32, 2>>,
-    /// Factors of each cluster's output, multiplied into its down projections; 1 without them. Two-stage routing weighs
-    /// a token's experts with the probability of their cluster, which flat routing does not.
-    pub gains: Option<&'a [f64]>,
     /// Of the random subspaces.
     pub seed: u64,
 }
@@ -69,7 +66,6 @@ impl Convert<'_> {
         let (mut order, mut errors) = (Vec::new(), Vec::new());
         for cluster in 0..self.shape.clusters {
             let members = self.grouping.members(cluster);
-            let gain = self.gains.map_or(1.0, |gains| gains[cluster]);
             let base = self.base(&members, &mut expert)?;
             for &e in &members {
                 let place = order.len();
@@ -80,11 +76,8 @@ impl Convert<'_> {
                     .map(|(part, base)| Ok((part, self.fit(part, e, full.matrix(part), base)?)))
                     .collect::<Result<_>>()?;
                 let (mut lost, mut whole) = (0.0, 0.0);
-                for (part, mut fit) in fits {
+                for (part, fit) in fits {
                     (lost, whole) = (lost + fit.factors.lost, whole + fit.whole);
-                    if part == Part::Down {
-                        fit.factors.scale(gain);
-                    }
                     places.write_factors(&mut tensors, part, place, &fit.factors);
                 }
                 errors.push(if lost > 0.0 { (lost / whole).sqrt() } else { 0.0 });
@@ -92,10 +85,7 @@ impl Convert<'_> {
                 tensors.router[row].copy_from_slice(self.router.row(e));
                 order.push(e);
             }
-            for (part, mut base) in PARTS.into_iter().zip(base) {
-                if part == Part::Down {
-                    base.iter_mut().for_each(|b| *b = (f64::from(*b) * gain) as f32);
-                }
+            for (part, base) in PARTS.into_iter().zip(base) {
                 places.write_base(&mut tensors, part, cluster, &base);
             }
             if places.levels() > 0 {
@@ -123,10 +113,6 @@ impl Convert<'_> {
         ensure!("Convert", router == [experts, hidden], router = router, want = [experts, hidden]);
         let levels = self.levels.map_or([clusters, hidden], |levels| levels.shape());
         ensure!("Convert", levels == [clusters, hidden], levels = levels, want = [clusters, hidden]);
-        let gains = self.gains.map_or(clusters, <[f64]>::len);
-        ensure!("Convert", gains == clusters, gains = gains, clusters = clusters);
-        let positive = self.gains.is_none_or(|gains| gains.iter().all(|g| g.is_finite() && *g > 0.0));
-        ensure!("Convert", positive, gains = self.gains);
         Ok(())
     }
 
@@ -194,16 +180,6 @@ impl Expert<'_> {
             Part::Gate => &self.gate,
             Part::Up => &self.up,
             Part::Down => &self.down,
-        }
-    }
-}
-
-impl Factors {
-    /// Multiplies the product, the two sides alike.
-    fn scale(&mut self, factor: f64) {
-        let root = factor.sqrt();
-        for side in [&mut self.left, &mut self.right] {
-            side.iter_mut().for_each(|v| *v = (f64::from(*v) * root) as f32);
         }
     }
 }

@@ -29,6 +29,19 @@ impl Tensors {
         Tensors { router, w13, w2, b, a2 }
     }
 
+    /// Multiplies what the experts of each cluster give by its factor.
+    pub fn scale_outputs(&mut self, shape: Shape, gains: &[f64]) -> Result<()> {
+        Parts::new(shape, self)?;
+        ensure!("Tensors", gains.len() == shape.clusters, gains = gains, clusters = shape.clusters);
+        let usable = gains.iter().all(|g| g.is_finite() && *g > 0.0);
+        ensure!("Tensors", usable, gains = gains);
+        let of_cluster = shape.hidden * (shape.inner + shape.factors());
+        for (w2, gain) in self.w2.chunks_exact_mut(of_cluster).zip(gains) {
+            w2.iter_mut().for_each(|w| *w = (f64::from(*w) * gain) as f32);
+        }
+        Ok(())
+    }
+
     /// Elements of each.
     fn lens(shape: Shape) -> [usize; 5] {
         let Shape { hidden, inner, experts, clusters, rank, .. } = shape;

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::cpu::gemm::{self, Mat, Product};
+use crate::cpu::math::{LANES, vectorize};
 use crate::error::{Result, ensure};
 use crate::view::{View, ViewMut};
 
@@ -127,7 +128,15 @@ fn orthonormal(mut rows: Vec<f32>, len: usize) -> Vec<f32> {
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    let mut sums = [0f64; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    vectorize!(|| for (a, b) in a.iter().zip(b) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += f64::from(*a) * f64::from(*b);
+        }
+    });
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b));
+    sums.into_iter().chain(rest).sum()
 }
 
 /// Products of all pairs of rows.

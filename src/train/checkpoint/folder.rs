@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
+
 use super::state::{CONFIG, MODEL, OPTIMIZER, STATE, Sealed, State, TOKENIZER, moment_name};
-use super::tensors::{Lazy, write_file, write_tensors};
+use super::tensors::{Lazy, Values, write_file, write_tensors};
 use super::{Checkpoint, Description, FORMAT, Position};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
+use crate::train::model::Model;
 use crate::train::param::Buffer;
 use crate::train::trainer::Trainer;
 
@@ -101,19 +104,34 @@ impl RunFolder {
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
-        let folder = self.checkpoints_path();
+        let remembered: Vec<&Buffer> = trainer.clustering().buffers().collect();
+        self.write(trainer.model(), &remembered, description, tokenizer, position, keep)
+    }
+
+    /// As [`RunFolder::save`], of a model alone: runs can start from such a checkpoint, and none can continue from it.
+    pub fn save_model<T: Elem>(
+        &self,
+        model: &Model<T>,
+        description: &Description,
+        tokenizer: Option<&Path>,
+        position: Position,
+    ) -> Result<PathBuf> {
+        self.write(model, &[], description, tokenizer, position, 1)
+    }
+
+    fn write<T: Elem>(
+        &self,
+        model: &Model<T>,
+        remembered: &[&Buffer],
+        description: &Description,
+        tokenizer: Option<&Path>,
+        position: Position,
+        keep: usize,
+    ) -> Result<PathBuf> {
         let name = format!("step-{:08}", position.step);
-        let unfinished = folder.join(format!("{UNFINISHED}{name}"));
-        let place = folder.join(name);
-        let written = fs::create_dir(&unfinished)
-            .map_err(Error::io("create", &unfinished))
-            .and_then(|()| write_all(&unfinished, trainer, description, tokenizer, position))
-            .and_then(|()| put_in_place(&folder, &unfinished, &place));
-        if written.is_err() {
-            // The first error is the one to report, whether or not the remains can be removed.
-            let _ = fs::remove_dir_all(&unfinished);
-        }
-        written?;
+        let place = write_folder(&self.checkpoints_path(), &name, |folder| {
+            write_all(folder, model, remembered, description, tokenizer, position)
+        })?;
         self.prune(position.step, keep)?;
         Ok(place)
     }
@@ -131,34 +149,66 @@ impl RunFolder {
     }
 }
 
+/// Writes the folder `name` in `parent`, whole or not at all: `write` fills one beside it, which then takes its place.
+/// Returns the place.
+pub(crate) fn write_folder(
+    parent: &Path,
+    name: &str,
+    write: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let unfinished = parent.join(format!("{UNFINISHED}{name}"));
+    let place = parent.join(name);
+    let written = remove_stale(&unfinished)
+        .and_then(|()| fs::create_dir(&unfinished).map_err(Error::io("create", &unfinished)))
+        .and_then(|()| write(&unfinished))
+        .and_then(|()| sync_folder(&unfinished))
+        .and_then(|()| put_in_place(parent, &unfinished, &place));
+    if written.is_err() {
+        // The first error is the one to report, whether or not the remains can be removed.
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    written.map(|()| place)
+}
+
+/// Removes what a process that was killed left there.
+fn remove_stale(unfinished: &Path) -> Result<()> {
+    if unfinished.exists() {
+        fs::remove_dir_all(unfinished).map_err(Error::io("remove", unfinished))?;
+    }
+    Ok(())
+}
+
 fn write_all<T: Elem>(
     folder: &Path,
-    trainer: &Trainer<T>,
+    model: &Model<T>,
+    remembered: &[&Buffer],
     description: &Description,
     tokenizer: Option<&Path>,
     position: Position,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
-    let params = trainer.model().params();
+    let params = model.params();
     let pieces =
         || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
     let mut weights: Vec<_> = pieces()
         .map(|(param, i, piece)| Lazy {
             name: piece.name.clone(),
+            dtype: Dtype::F32,
             shape: piece.shape(),
-            values: Box::new(move || param.get(i)),
+            values: Box::new(move || Ok(Values::F32(param.get(i)?))),
         })
         .collect();
     let mut moments = Vec::with_capacity(2 * weights.len());
     for (param, _, piece) in pieces() {
         let Some(state) = &param.state else { continue };
         for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
-            let (name, values) = (moment_name(piece, moment), Box::new(|| piece.gather(tensor)));
-            moments.push(Lazy { name, shape: piece.shape(), values });
+            let name = moment_name(piece, moment);
+            let values = Box::new(|| Ok(Values::F32(piece.gather(tensor)?)));
+            moments.push(Lazy { name, dtype: Dtype::F32, shape: piece.shape(), values });
         }
     }
-    weights.extend(trainer.model().buffers().iter().flat_map(lazy));
-    moments.extend(trainer.clustering().buffers().flat_map(lazy));
+    weights.extend(model.buffers().iter().flat_map(lazy));
+    moments.extend(remembered.iter().copied().flat_map(lazy));
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
         files.insert(name.to_owned(), write_file(&folder.join(name), content)?);
         Result::Ok(())
@@ -172,15 +222,16 @@ fn write_all<T: Elem>(
     }
     let state = State { format: FORMAT, position, files };
     write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;
-    sync_folder(folder)
+    Ok(())
 }
 
 /// The matrices of a buffer.
 fn lazy(buffer: &Buffer) -> impl Iterator<Item = Lazy<'_>> {
     buffer.pieces.iter().map(|piece| Lazy {
         name: piece.name.clone(),
+        dtype: Dtype::F32,
         shape: piece.shape(),
-        values: Box::new(|| piece.gather(&buffer.tensor)),
+        values: Box::new(|| Ok(Values::F32(piece.gather(&buffer.tensor)?))),
     })
 }
 

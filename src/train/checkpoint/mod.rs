@@ -26,4 +26,6 @@ mod state;
 mod tensors;
 
 pub use folder::RunFolder;
+pub(crate) use folder::write_folder;
 pub use state::{Checkpoint, DataKind, Description, FORMAT, Position};
+pub(crate) use tensors::{Lazy, Values, write_file, write_tensors};

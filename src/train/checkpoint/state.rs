@@ -232,6 +232,10 @@ impl Checkpoint {
         trainer.go_to(self.position.step)?;
         self.load_model(trainer.model_mut())?;
         let tensors = self.optimizer.tensors()?;
+        if tensors.len() == 0 {
+            let why = "it has no optimiser state, so that no run can continue from it; --from starts one from its weights";
+            return Err(Error::checkpoint(&self.path, why));
+        }
         let pieces: usize = trainer.model().params().iter().map(|p| 2 * p.pieces.len()).sum();
         let buffers: usize = trainer.clustering().buffers().map(|b| b.pieces.len()).sum();
         check_count(&self.optimizer, &tensors, pieces + buffers)?;

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use sha2::{Digest, Sha256};
@@ -14,13 +15,13 @@ use crate::error::{Error, Result};
 
 /// Size and hash of a file.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct FileDigest {
+pub(crate) struct FileDigest {
     pub bytes: u64,
     pub sha256: String,
 }
 
 /// Writes a new file through `write`, flushes it to the disk, and returns its size and hash.
-pub(super) fn write_file(
+pub(crate) fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<FileDigest> {
@@ -58,20 +59,29 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// An f32 tensor to write: its values are produced when its turn comes.
-pub(super) struct Lazy<'a> {
+/// A tensor to write: its values are produced when its turn comes.
+pub(crate) struct Lazy<'a> {
     pub name: String,
+    pub dtype: Dtype,
     pub shape: Vec<usize>,
-    pub values: Box<dyn Fn() -> Result<Vec<f32>> + 'a>,
+    pub values: Box<dyn Fn() -> Result<Values<'a>> + 'a>,
+}
+
+/// Values of a tensor.
+pub(crate) enum Values<'a> {
+    /// To be rounded to the tensor's type: F32, BF16 or F16.
+    F32(Vec<f32>),
+    /// Stored as they are, little-endian.
+    Bytes(&'a [u8]),
 }
 
 /// Writes the tensors in the order given.
-pub(super) fn write_tensors(out: &mut dyn Write, tensors: &[Lazy<'_>]) -> std::io::Result<()> {
+pub(crate) fn write_tensors(out: &mut dyn Write, tensors: &[Lazy<'_>]) -> std::io::Result<()> {
     let mut offset = 0;
     let mut info = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        let end = offset + 4 * tensor.shape.iter().product::<usize>();
-        let (dtype, shape) = (Dtype::F32, tensor.shape.clone());
+        let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+        let end = offset + (dtype.bitsize() * shape.iter().product::<usize>()).div_ceil(8);
         info.push((tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (offset, end) }));
         offset = end;
     }
@@ -82,11 +92,18 @@ pub(super) fn write_tensors(out: &mut dyn Write, tensors: &[Lazy<'_>]) -> std::i
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for tensor in tensors {
-        let values = (tensor.values)().map_err(std::io::Error::other)?;
-        if cfg!(target_endian = "little") {
-            out.write_all(bytemuck::cast_slice(&values))?;
-        } else {
-            values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
+        match (tensor.values)().map_err(std::io::Error::other)? {
+            Values::Bytes(bytes) => out.write_all(bytes)?,
+            Values::F32(values) => match tensor.dtype {
+                Dtype::BF16 => {
+                    values.iter().try_for_each(|&v| out.write_all(&bf16::from_f32(v).to_le_bytes()))?
+                }
+                Dtype::F16 => {
+                    values.iter().try_for_each(|&v| out.write_all(&f16::from_f32(v).to_le_bytes()))?
+                }
+                _ if cfg!(target_endian = "little") => out.write_all(bytemuck::cast_slice(&values))?,
+                _ => values.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?,
+            },
         }
     }
     Ok(())

@@ -1,112 +1,20 @@
-//! Random shapes, strides, offsets and plans through every operation that has a CUDA kernel, against the CPU.
-//!
-//! Loose where each operation's own test is exact: what is sought here is the combination nobody thought of. On softgpu
-//! every access is checked besides.
-#![cfg(feature = "cuda")]
+//! Operations on rows, in a plan's order too.
 
-mod common;
-
-use common::{Guarded, Rng, all_devices, norm_wise};
 use trimoe::ops::*;
-use trimoe::{Device, Elem, Plan, bf16, f16};
+use trimoe::{Device, Elem};
 
-/// Times that each operation runs in each dtype.
-const ROUNDS: u64 = 12;
+use crate::common::coverage::run;
+use crate::common::{Guarded, Rng};
+use crate::{columns, ids, nan, normal, plan, rows};
 
-/// An operation with arguments drawn from the generator; its outputs. The same arguments on every device.
-type Case = fn(&Device, &mut Rng) -> Vec<Vec<f64>>;
-
-macro_rules! cases {
-    ($($case:ident)+) => {
-        [$((stringify!($case), [$case::<f32> as Case, $case::<bf16>, $case::<f16>])),+]
-    };
-}
-
-#[test]
-fn every_kernel_agrees_with_the_cpu_on_anything() {
-    let devices = all_devices();
-    let [cpu, cuda] = &devices[..] else { return };
-    let cases = cases!(add adamw attention centroid_ema combine copy cross_entropy embedding global_norm
-        nll permute rms_norm rope swiglu);
-    for seed in 0..ROUNDS {
-        for (name, dtypes) in &cases {
-            for (dtype, case) in dtypes.iter().enumerate() {
-                let seed = 1000 * seed + dtype as u64;
-                let want = case(cpu, &mut Rng::new(seed));
-                let got = case(cuda, &mut Rng::new(seed));
-                assert_eq!(got.len(), want.len());
-                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    norm_wise(&format!("{name} seed {seed} output {i}"), got, want, 1e-2);
-                }
-            }
-        }
-    }
-}
-
-/// A number of rows: few, or around the sizes that kernels cut at, or none.
-fn rows(rng: &mut Rng) -> usize {
-    match rng.below(12) {
-        0 => 0,
-        1..6 => 1 + rng.below(12),
-        6..9 => [31, 32, 33, 63, 64, 65][rng.below(6)],
-        _ => rng.below(80),
-    }
-}
-
-/// A number of columns: any, or whole vectors of 16 bytes.
-fn columns(rng: &mut Rng) -> usize {
-    if rng.below(2) == 0 { 1 + rng.below(70) } else { 8 * (1 + rng.below(20)) }
-}
-
-/// Margins around a tensor: any, or whole vectors of 16 bytes.
-fn moved<T: Elem, const N: usize>(rng: &mut Rng, tensor: Guarded<T, N>) -> Guarded<T, N> {
-    let mut margin = || if rng.below(3) == 0 { rng.below(20) } else { 8 * rng.below(3) };
-    tensor.moved(margin(), margin())
-}
-
-fn normal<T: Elem, const N: usize>(rng: &mut Rng, shape: [usize; N]) -> Guarded<T, N> {
-    let values = Guarded::normal(rng, shape, 1.0);
-    moved(rng, values)
-}
-
-fn nan<T: Elem, const N: usize>(rng: &mut Rng, shape: [usize; N]) -> Guarded<T, N> {
-    moved(rng, Guarded::nan(shape))
-}
-
-fn ids(rng: &mut Rng, count: usize, below: usize) -> Guarded<u32, 1> {
-    let ids: Vec<u32> = (0..count).map(|_| rng.below(below) as u32).collect();
-    Guarded::ids(&ids).moved(rng.below(5), 0)
-}
-
-/// A plan built on the device; one batch in four goes to one cluster.
-fn plan(device: &Device, rng: &mut Rng) -> Plan {
-    let (tokens, clusters, per) = (rows(rng), 1 + rng.below(4), 1 + rng.below(6));
-    let topk = 1 + rng.below(per.min(4));
-    let crowded = rng.below(4) == 0;
-    let cluster: Vec<u32> =
-        (0..tokens).map(|_| if crowded { 0 } else { rng.below(clusters) as u32 }).collect();
-    let mut expert = Vec::new();
-    for g in &cluster {
-        let start = rng.below(per);
-        expert.extend((0..topk).map(|s| g * per as u32 + ((start + s) % per) as u32));
-    }
-    let mut plan = Plan::on(device, tokens, topk, clusters * per, clusters).unwrap();
-    let (mut c, mut e) = (device.zeros([tokens]).unwrap(), device.zeros([tokens, topk]).unwrap());
-    c.copy_from(&cluster).unwrap();
-    e.copy_from(&expert).unwrap();
-    device.run(BuildPlan { cluster: c.view(), expert: e.view(), plan: &mut plan }).unwrap();
-    plan.status().unwrap();
-    plan
-}
-
-fn add<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn add<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let shape = [rows(rng), columns(rng)];
     let (x, mut y) = (normal::<T, 2>(rng, shape), normal::<T, 2>(rng, shape));
-    device.run(Add { x: x.view_on(device), y: y.view_mut_on(device) }).unwrap();
+    run(device, Add { x: x.view_on(device), y: y.view_mut_on(device) }).unwrap();
     vec![y.written()]
 }
 
-fn adamw<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn adamw<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let len = [rows(rng) * columns(rng)];
     let (mut weight, grad) = (normal::<f32, 1>(rng, len), normal::<f32, 1>(rng, len));
     let (mut m, mut v) = (normal::<f32, 1>(rng, len), Guarded::of(&vec![0.5; len[0]], len));
@@ -127,12 +35,12 @@ fn adamw<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         norm: norm.view_on(device),
         max_norm: 1.0,
     };
-    device.run(op).unwrap();
+    run(device, op).unwrap();
     let stored = if stores { stored.written() } else { vec![] };
     vec![weight.written(), m.written(), v.written(), stored]
 }
 
-fn attention<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn attention<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (heads, head_dim, seq) = (1 + rng.below(3), 1 + rng.below(40), 1 + rng.below(70));
     let (rows, hidden) = (rng.below(3) * seq, heads * head_dim);
     let (qkv, dout) = (normal::<T, 2>(rng, [rows, 3 * hidden]), normal::<T, 2>(rng, [rows, hidden]));
@@ -141,7 +49,7 @@ fn attention<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let mut room = nan::<f32, 1>(rng, [AttentionBackward::<T>::workspace_len(rows, heads)]);
     let qkv = qkv.view_on(device);
     let (o, l) = (out.view_mut_on(device), lse.view_mut_on(device));
-    device.run(Attention { qkv, heads, seq, out: o, lse: l }).unwrap();
+    run(device, Attention { qkv, heads, seq, out: o, lse: l }).unwrap();
     let op = AttentionBackward {
         dout: dout.view_on(device),
         out: out.view_on(device),
@@ -152,20 +60,20 @@ fn attention<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         dqkv: dqkv.view_mut_on(device),
         workspace: room.view_mut_on(device),
     };
-    device.run(op).unwrap();
+    run(device, op).unwrap();
     vec![out.written(), lse.written(), dqkv.written()]
 }
 
-fn centroid_ema<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn centroid_ema<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (plan, hidden) = (plan(device, rng), columns(rng));
     let x = normal::<T, 2>(rng, [plan.tokens(), hidden]);
     let mut mu = normal::<f32, 2>(rng, [plan.experts(), hidden]);
     let (order, view) = (plan.by_expert(), mu.view_mut_on(device));
-    device.run(CentroidEma { x: x.view_on(device), order, beta: 0.25, mu: view }).unwrap();
+    run(device, CentroidEma { x: x.view_on(device), order, beta: 0.25, mu: view }).unwrap();
     vec![mu.written()]
 }
 
-fn combine<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn combine<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (plan, hidden) = (plan(device, rng), columns(rng));
     let order = if rng.below(2) == 0 { plan.by_cluster() } else { plan.by_expert() };
     let (wide, narrow) = ([order.rows(), hidden], [order.tokens(), hidden]);
@@ -177,7 +85,7 @@ fn combine<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (weighted, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
     let (x, weight) = (x.view_on(device), weight.view_on(device));
     let given = weighted.then_some(weight);
-    device.run(Combine { x, order, weight: given, y: y.view_mut_on(device), accumulate }).unwrap();
+    run(device, Combine { x, order, weight: given, y: y.view_mut_on(device), accumulate }).unwrap();
     let op = CombineBackward {
         dy: dy.view_on(device),
         x,
@@ -186,36 +94,36 @@ fn combine<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         dx: dx.view_mut_on(device),
         dweight: dweight.view_mut_on(device),
     };
-    device.run(op).unwrap();
+    run(device, op).unwrap();
     vec![y.written(), dx.written(), dweight.written()]
 }
 
-fn copy<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn copy<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let shape = [rows(rng), columns(rng)];
     let (x, mut y) = (normal::<T, 2>(rng, shape), nan::<T, 2>(rng, shape));
-    device.run(Copy { x: x.view_on(device), y: y.view_mut_on(device) }).unwrap();
+    run(device, Copy { x: x.view_on(device), y: y.view_mut_on(device) }).unwrap();
     vec![y.written()]
 }
 
-fn cross_entropy<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn cross_entropy<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (rows, vocab) = (rows(rng), columns(rng));
     let (mut logits, targets) = (normal::<T, 2>(rng, [rows, vocab]), ids(rng, rows, vocab));
     let mut loss = nan::<f32, 1>(rng, [rows]);
     let (logits_view, loss_view) = (logits.view_mut_on(device), loss.view_mut_on(device));
     let targets = targets.view_on(device);
-    device.run(CrossEntropy { logits: logits_view, targets, scale: 0.5, loss: loss_view }).unwrap();
+    run(device, CrossEntropy { logits: logits_view, targets, scale: 0.5, loss: loss_view }).unwrap();
     vec![logits.written(), loss.written()]
 }
 
-fn embedding<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn embedding<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (rows, vocab, hidden) = (rows(rng), 1 + rng.below(50), columns(rng));
     let (places, table) = (ids(rng, rows, vocab), normal::<T, 2>(rng, [vocab, hidden]));
     let (mut y, dy) = (nan::<T, 2>(rng, [rows, hidden]), normal::<T, 2>(rng, [rows, hidden]));
     let mut dtable = normal::<f32, 2>(rng, [vocab, hidden]);
     let (ids, scale) = (places.view_on(device), 0.5);
-    device.run(Embedding { ids, table: table.view_on(device), scale, y: y.view_mut_on(device) }).unwrap();
+    run(device, Embedding { ids, table: table.view_on(device), scale, y: y.view_mut_on(device) }).unwrap();
     let (dy, to) = (dy.view_on(device), dtable.view_mut_on(device));
-    device.run(EmbeddingBackward { ids, dy, scale, dtable: to }).unwrap();
+    run(device, EmbeddingBackward { ids, dy, scale, dtable: to }).unwrap();
     vec![y.written(), dtable.written()]
 }
 
@@ -223,36 +131,36 @@ fn embedding<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     clippy::extra_unused_type_parameters,
     reason = "gradients are f32 whatever T is, and the table names T"
 )]
-fn global_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn global_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let lens: Vec<usize> = (0..rng.below(4)).map(|_| rows(rng) * columns(rng)).collect();
     let grads: Vec<_> = lens.iter().map(|&len| normal::<f32, 1>(rng, [len])).collect();
     let (mut norm, mut room) =
         (nan::<f32, 1>(rng, [1]), Guarded::room(GlobalNorm::workspace_len(lens.iter().copied())));
     let grads = grads.iter().map(|g| g.view_on(device)).collect();
     let workspace = room.view_mut_on(device);
-    device.run(GlobalNorm { grads, norm: norm.view_mut_on(device), workspace }).unwrap();
+    run(device, GlobalNorm { grads, norm: norm.view_mut_on(device), workspace }).unwrap();
     vec![norm.written()]
 }
 
-fn nll<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn nll<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (rows, vocab) = (rows(rng), columns(rng));
     let (logits, targets) = (normal::<T, 2>(rng, [rows, vocab]), ids(rng, rows, vocab));
     let mut loss = nan::<f32, 1>(rng, [rows]);
     let (logits, targets) = (logits.view_on(device), targets.view_on(device));
-    device.run(NegLogLikelihood { logits, targets, loss: loss.view_mut_on(device) }).unwrap();
+    run(device, NegLogLikelihood { logits, targets, loss: loss.view_mut_on(device) }).unwrap();
     vec![loss.written()]
 }
 
-fn permute<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn permute<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (plan, hidden) = (plan(device, rng), columns(rng));
     let order = if rng.below(2) == 0 { plan.by_cluster() } else { plan.by_expert() };
     let (x, mut y) =
         (normal::<T, 2>(rng, [order.tokens(), hidden]), nan::<T, 2>(rng, [order.rows(), hidden]));
-    device.run(Permute { x: x.view_on(device), order, y: y.view_mut_on(device) }).unwrap();
+    run(device, Permute { x: x.view_on(device), order, y: y.view_mut_on(device) }).unwrap();
     vec![y.written()]
 }
 
-fn rms_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn rms_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (rows, hidden) = (rows(rng), columns(rng));
     let shape = [rows, hidden];
     let (x, dy, gain) =
@@ -263,7 +171,7 @@ fn rms_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (accumulate_dx, accumulate) = (rng.below(2) == 0, rng.below(2) == 0);
     let (x, gain) = (x.view_on(device), gain.view_on(device));
     let (to, inv) = (y.view_mut_on(device), inv_rms.view_mut_on(device));
-    device.run(RmsNorm { x, gain, eps: 1e-5, y: to, inv_rms: inv }).unwrap();
+    run(device, RmsNorm { x, gain, eps: 1e-5, y: to, inv_rms: inv }).unwrap();
     let op = RmsNormBackward {
         dy: dy.view_on(device),
         x,
@@ -275,20 +183,20 @@ fn rms_norm<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         accumulate,
         workspace: room.view_mut_on(device),
     };
-    device.run(op).unwrap();
+    run(device, op).unwrap();
     vec![y.written(), inv_rms.written(), dx.written(), dgain.written()]
 }
 
-fn rope<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn rope<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (heads, half, seq) = (1 + rng.below(4), 1 + rng.below(20), 1 + rng.below(20));
     let rows = rng.below(4) * seq;
     let mut x = normal::<T, 2>(rng, [rows, heads * 2 * half]);
     let inverse = rng.below(2) == 0;
-    device.run(Rope { x: x.view_mut_on(device), heads, seq, theta: 1e4, inverse }).unwrap();
+    run(device, Rope { x: x.view_mut_on(device), heads, seq, theta: 1e4, inverse }).unwrap();
     vec![x.written()]
 }
 
-fn swiglu<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+pub fn swiglu<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (plan, inner) = (plan(device, rng), columns(rng));
     let order = plan.by_expert();
     let (rows, slots) = (order.rows(), [order.tokens(), order.fan()]);
@@ -297,14 +205,14 @@ fn swiglu<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let (mut h, mut dweight) = (nan::<T, 2>(rng, [rows, inner]), nan::<f32, 2>(rng, slots));
     let weighted = rng.below(2) == 0;
     let weights = || weighted.then(|| SlotWeights { weight: weight.view_on(device), order });
-    device.run(SwiGlu { z: z.view_on(device), weights: weights(), h: h.view_mut_on(device) }).unwrap();
+    run(device, SwiGlu { z: z.view_on(device), weights: weights(), h: h.view_mut_on(device) }).unwrap();
     let op = SwiGluBackward {
         z: z.view_mut_on(device),
         dh: dh.view_mut_on(device),
         weights: weights(),
         dweight: weighted.then(|| dweight.view_mut_on(device)),
     };
-    device.run(op).unwrap();
+    run(device, op).unwrap();
     let dweight = if weighted { dweight.written() } else { vec![] };
     vec![h.written(), z.written(), dh.written(), dweight]
 }

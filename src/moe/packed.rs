@@ -1,0 +1,296 @@
+//! Clustered experts with residuals in INT4: the weights as they are stored, and the forward from them.
+//!
+//! Bases and router stay in `T`; the factors of residuals, which training keeps as fake-quantised `T`, are packed
+//! ([`Int4Format`]). A factor is one matrix a cluster, quantised along its long side; no pass makes it whole again. The
+//! forward is the one of [`clustered`], from the same activations.
+
+use super::clustered::{self, Products};
+use super::layer::{FfnKind, Layer, Saved};
+use super::{Forward, Shape, Workspace};
+use crate::device::Device;
+use crate::elem::Elem;
+use crate::error::{Result, ensure};
+use crate::int4::{Int4Format, Int4Layout, Int4Tensor, Int4View, Stacked, StackedMut};
+use crate::ops::{
+    Copy, ExpandInt4, FakeQuantInt4, GroupedGemmInt4Columns, GroupedGemmInt4Rows, QuantizeInt4,
+};
+use crate::plan::{Plan, Segments};
+use crate::tensor::Tensor;
+use crate::view::{View, ViewMut};
+
+/// The residuals of one of an expert's matrices, `A B^T`; `K = experts / clusters`.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors<'a> {
+    /// A transposed, `[clusters, K rank, in]`.
+    pub a: Int4View<'a>,
+    /// B transposed, `[clusters, K rank, out]`.
+    pub b: Int4View<'a>,
+}
+
+/// Weights to compute with.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a, T> {
+    /// As of [`clustered::Weights`].
+    pub router: View<'a, T, 3>,
+    /// `[clusters, 2 inner, hidden]`: gate and up rows of the base.
+    pub w13: View<'a, T, 3>,
+    /// `[clusters, hidden, inner]`: the base of down.
+    pub w2: View<'a, T, 3>,
+    /// From hidden to inner.
+    pub gate: Factors<'a>,
+    /// From hidden to inner.
+    pub up: Factors<'a>,
+    /// From inner to hidden.
+    pub down: Factors<'a>,
+}
+
+/// [`Factors`] that own their memory.
+#[derive(Debug)]
+pub struct FactorTensors {
+    /// A transposed.
+    pub a: Int4Tensor,
+    /// B transposed.
+    pub b: Int4Tensor,
+}
+
+/// [`Weights`] that own their memory, as they are kept and stored.
+#[derive(Debug)]
+pub struct Packed<T> {
+    /// As of [`Weights`].
+    pub router: Tensor<T, 3>,
+    /// As of [`Weights`].
+    pub w13: Tensor<T, 3>,
+    /// As of [`Weights`].
+    pub w2: Tensor<T, 3>,
+    /// As of [`Weights`].
+    pub gate: FactorTensors,
+    /// As of [`Weights`].
+    pub up: FactorTensors,
+    /// As of [`Weights`].
+    pub down: FactorTensors,
+    layer: Layer,
+}
+
+impl FactorTensors {
+    fn new(device: &Device, shape: &Shape, format: Int4Format, [input, out]: [usize; 2]) -> Result<Self> {
+        let tensor =
+            |long| Int4Tensor::new(device, Int4Layout::new([shape.clusters, shape.factors(), long], format)?);
+        Ok(FactorTensors { a: tensor(input)?, b: tensor(out)? })
+    }
+
+    fn view(&self) -> Factors<'_> {
+        Factors { a: self.a.view(), b: self.b.view() }
+    }
+}
+
+/// Which factor: of which of an expert's matrices, A or B.
+#[derive(Clone, Copy)]
+enum Factor {
+    /// A of gate (0) or up (1), in `w13`.
+    A(usize),
+    /// B of gate or up, in `b`.
+    B(usize),
+    /// A of down, in `a2`.
+    A2,
+    /// B of down, in `w2`.
+    B2,
+}
+
+/// A of gate, B of gate, and so of up and of down.
+const FACTORS: [Factor; 6] = [Factor::A(0), Factor::B(0), Factor::A(1), Factor::B(1), Factor::A2, Factor::B2];
+
+/// Where a factor lies in plain weights.
+struct Lies {
+    /// In which of them.
+    weight: usize,
+    /// Its part along this dimension.
+    axis: usize,
+    part: std::ops::Range<usize>,
+    shape: [usize; 4],
+    strides: [usize; 4],
+    transposed: bool,
+}
+
+impl Factor {
+    /// In a layer of this shape, in a weight of these strides.
+    fn lies(self, shape: &Shape, strides: impl Fn(usize) -> [usize; 3]) -> Lies {
+        let Shape { hidden, inner, clusters, rank, .. } = *shape;
+        let (per, factors) = (shape.experts / clusters, shape.factors());
+        let (weight, axis, part) = match self {
+            Factor::A(half) => (1, 1, 2 * inner + half * rank..2 * inner + 2 * factors),
+            Factor::B2 => (2, 2, inner..inner + factors),
+            Factor::B(half) => (3, 1, half * inner..(half + 1) * inner),
+            Factor::A2 => (4, 1, 0..rank),
+        };
+        let [first, row, _] = strides(weight);
+        let (shape, strides, transposed) = match self {
+            Factor::A(_) => ([clusters, per, rank, hidden], [first, 2 * rank * row, row, 1], false),
+            Factor::B2 => ([clusters, 1, hidden, factors], [first, first, row, 1], true),
+            Factor::B(_) => ([clusters, per, inner, rank], [per * first, first, row, 1], true),
+            Factor::A2 => ([clusters, per, rank, inner], [per * first, first, row, 1], false),
+        };
+        Lies { weight, axis, part, shape, strides, transposed }
+    }
+
+    /// In plain weights, to read.
+    fn of<'a, T>(self, shape: &Shape, weights: &[View<'a, T, 3>]) -> Stacked<'a, T> {
+        let at = self.lies(shape, |weight| weights[weight].strides());
+        let view = weights[at.weight].narrow(at.axis, at.part).reindex(at.shape, at.strides);
+        if at.transposed { Stacked::Columns(view) } else { Stacked::Rows(view) }
+    }
+
+    /// In plain weights, to write.
+    fn of_mut<'a, T>(self, shape: &Shape, weights: &'a mut [ViewMut<'_, T, 3>]) -> StackedMut<'a, T> {
+        let at = self.lies(shape, |weight| weights[weight].strides());
+        let view = weights[at.weight].reborrow().narrow(at.axis, at.part).reindex(at.shape, at.strides);
+        if at.transposed { StackedMut::Columns(view) } else { StackedMut::Rows(view) }
+    }
+}
+
+/// Writes to `to` the residuals of `weights` as packed ones count: quantised and dequantised, at their places. Router and
+/// bases of `to` stay as they are. Both are in the order of [`Layer::weight_shapes`].
+///
+/// What training with packed residuals multiplies by; gradients pass through unchanged (straight-through).
+pub fn fake_quantise<T: Elem>(
+    device: &Device,
+    layer: &Layer,
+    weights: &[View<'_, T, 3>],
+    to: &mut [ViewMut<'_, T, 3>],
+    format: Int4Format,
+) -> Result<()> {
+    let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
+    let written: Vec<_> = to.iter().map(|w| w.shape()).collect();
+    let clustered = layer.kind == FfnKind::Clustered && shapes == layer.weight_shapes();
+    ensure!("fake_quantise", clustered, weights = shapes, layer = layer);
+    ensure!("fake_quantise", written == shapes, to = written, weights = shapes);
+    for factor in FACTORS {
+        let (x, y) = (factor.of(&layer.shape, weights), factor.of_mut(&layer.shape, to));
+        device.run(FakeQuantInt4 { x, y, format })?;
+    }
+    Ok(())
+}
+
+impl<T: Elem> Packed<T> {
+    /// Room for the weights of a clustered layer, to be filled by [`quantise`](Self::quantise) or from a file.
+    pub fn new(device: &Device, layer: &Layer, format: Int4Format) -> Result<Self> {
+        ensure!("Packed", layer.kind == FfnKind::Clustered, kind = layer.kind);
+        let shape = &layer.shape;
+        let Shape { hidden, inner, clusters, .. } = *shape;
+        let factors = |sides| FactorTensors::new(device, shape, format, sides);
+        Ok(Packed {
+            router: device.zeros([1, shape.logits(), hidden])?,
+            w13: device.zeros([clusters, 2 * inner, hidden])?,
+            w2: device.zeros([clusters, hidden, inner])?,
+            gate: factors([hidden, inner])?,
+            up: factors([hidden, inner])?,
+            down: factors([inner, hidden])?,
+            layer: *layer,
+        })
+    }
+
+    /// Copies router and bases, and quantises the residuals, of weights in the order of [`Layer::weight_shapes`].
+    pub fn quantise(&mut self, device: &Device, weights: &[View<'_, T, 3>]) -> Result<()> {
+        let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
+        ensure!("Packed", shapes == self.layer.weight_shapes(), weights = shapes, layer = self.layer);
+        let inner = self.layer.shape.inner;
+        let copies = [
+            (weights[0], &mut self.router),
+            (weights[1].narrow(1, 0..2 * inner), &mut self.w13),
+            (weights[2].narrow(2, 0..inner), &mut self.w2),
+        ];
+        for (from, to) in copies {
+            for (i, y) in to.view_mut().into_matrices().into_iter().enumerate() {
+                device.run(Copy { x: from.matrix(i), y })?;
+            }
+        }
+        let Packed { gate, up, down, .. } = self;
+        let to = [&mut gate.a, &mut gate.b, &mut up.a, &mut up.b, &mut down.a, &mut down.b];
+        for (factor, to) in FACTORS.into_iter().zip(to) {
+            let x = factor.of(&self.layer.shape, weights);
+            device.run(QuantizeInt4 { x, w: to.view_mut() })?;
+        }
+        Ok(())
+    }
+
+    /// The weights, to compute with.
+    pub fn view(&self) -> Weights<'_, T> {
+        let (router, w13, w2) = (self.router.view(), self.w13.view(), self.w2.view());
+        let (gate, up, down) = (self.gate.view(), self.up.view(), self.down.view());
+        Weights { router, w13, w2, gate, up, down }
+    }
+
+    /// Bytes of everything.
+    pub fn bytes(&self) -> u64 {
+        let plain = self.router.bytes() + self.w13.bytes() + self.w2.bytes();
+        let factors = [&self.gate, &self.up, &self.down].into_iter().flat_map(|f| [&f.a, &f.b]);
+        plain + factors.map(|f| f.layout().bytes()).sum::<u64>()
+    }
+}
+
+impl<T: Elem> Products<T> for Weights<'_, T> {
+    fn router(&self) -> View<'_, T, 2> {
+        self.router.matrix(0)
+    }
+
+    fn up(
+        &self,
+        device: &Device,
+        x: View<'_, T, 2>,
+        segments: Segments<'_>,
+        bp: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        let factors = [self.gate.a, self.up.a];
+        device.run(GroupedGemmInt4Rows { x, w: self.w13, factors, segments, y: bp })
+    }
+
+    fn expand(
+        &self,
+        device: &Device,
+        bp: View<'_, T, 2>,
+        plan: &Plan,
+        weight: View<'_, f32, 2>,
+        hq: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        let (gate, up, down) = (self.gate.b, self.up.b, self.down.a);
+        device.run(ExpandInt4 { bp, gate, up, down, plan, weight, hq })
+    }
+
+    fn down(
+        &self,
+        device: &Device,
+        hq: View<'_, T, 2>,
+        segments: Segments<'_>,
+        y: ViewMut<'_, T, 2>,
+    ) -> Result<()> {
+        device.run(GroupedGemmInt4Columns { x: hq, w: self.w2, factor: self.down.b, segments, y })
+    }
+}
+
+impl Layer {
+    /// [`Layer::forward`] of a clustered layer from packed weights. What it saves is of no use to a backward.
+    pub fn forward_packed<T: Elem>(
+        &self,
+        pass: Forward<'_, T>,
+        weights: Weights<'_, T>,
+        saved: &mut Saved<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        let Weights { router, w13, w2, gate, up, down } = weights;
+        let Shape { hidden, inner, clusters, .. } = self.shape;
+        let plain = [router, w13, w2].map(|w| w.shape());
+        let want =
+            [[1, self.shape.logits(), hidden], [clusters, 2 * inner, hidden], [clusters, hidden, inner]];
+        ensure!("Layer", self.kind == FfnKind::Clustered && plain == want, kind = self.kind, weights = plain);
+        let factors = [gate.a, up.a, down.b, gate.b, up.b, down.a].map(|f| f.shape());
+        let along = |long| [[clusters, self.shape.factors(), long]; 3];
+        ensure!(
+            "Layer",
+            factors.concat() == [along(hidden), along(inner)].concat().concat(),
+            factors = factors
+        );
+        self.check_room(pass.x.dim(0), saved, ws)?;
+        let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
+        let Saved::Clustered(saved) = saved else { return Err(self.wrong_operands(9)) };
+        clustered::forward(pass, &weights, saved, buffers)
+    }
+}
