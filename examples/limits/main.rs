@@ -20,8 +20,14 @@ const SECTORS: f64 = 1.10;
 const TENSOR: f64 = 1.05;
 
 /// Limits that are missed, and by how much: operation, shape, what, the factor that was recorded. More than that fails.
-/// Where rows of logits are no multiple of 16 bytes, the compiler cuts some stores of whole chunks in two.
-const MISSED: &[(&str, &str, &str, f64)] = &[("route_backward", "tiny", WAVEFRONTS, 1.01)];
+/// In the gradient of routing the compiler cuts some stores of whole chunks to shared memory in two.
+const MISSED: &[(&str, &str, &str, f64)] = &[
+    ("route_backward", "mixtral", WAVEFRONTS, 1.01),
+    ("route_backward", "qwen3_moe", WAVEFRONTS, 1.01),
+    ("route_backward", "deepseek_v3", WAVEFRONTS, 1.01),
+    ("route_backward", "paper", WAVEFRONTS, 1.01),
+    ("route_backward", "tiny", WAVEFRONTS, 1.01),
+];
 const WAVEFRONTS: &str = "wavefronts of shared memory";
 
 /// What is above its limit, in words, and whether it is more than was recorded.

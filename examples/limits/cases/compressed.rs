@@ -46,7 +46,7 @@ fn fake_quant(lab: &Lab, s: &Shape) -> Result<Row> {
     let mut y = lab.zeros::<bf16, 3>([1, s.inner.min(STRIP), s.hidden])?;
     let need = Need { floor: x.sectors() + y.sectors(), ..Need::default() };
     let format = Int4Format { symmetric: false, block: Int4Block::Columns128 };
-    lab.measure(s, need, FakeQuantInt4 { x: x.view(), format, y: y.view_mut() })
+    lab.measure(s, need, FakeQuantInt4 { x: x.view().into(), format, y: y.view_mut().into() })
 }
 
 fn dequantize(lab: &Lab, s: &Shape) -> Result<Row> {

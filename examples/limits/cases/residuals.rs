@@ -51,7 +51,7 @@ impl Experts {
     /// Sectors of [gate | up | P], or of [hbar | Q], as far as a token's own experts are concerned: `wide` matrices of
     /// inner columns and as many of each slot's ranks.
     fn own(&self, s: &Shape, wide: usize) -> u64 {
-        (s.tokens * wide * (self.inner / 16 + s.topk * (s.rank * 2).div_ceil(32))) as u64
+        (s.tokens * (wide * self.inner / 16 + s.topk * (wide * s.rank * 2).div_ceil(32))) as u64
     }
 }
 

@@ -29,14 +29,17 @@ fn rms_norm_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let mut dgain = lab.zeros::<f32, 1>([s.hidden])?;
     let mut workspace = lab.zeros::<f32, 1>([RmsNormBackward::<bf16>::workspace_len(s.tokens, s.hidden)])?;
     // One kernel writes partial sums of dgain, a second adds them up. Every row reads the gain for its sum and for dx, and
-    // each of its four warps the row's norm.
+    // each of its four warps the row's norm. Columns beyond the first 4,096 are read twice, and their partial sums read and
+    // written by every row, in halves of sectors.
+    let rest = s.hidden.saturating_sub(4096);
     let need = Need {
         floor: 3 * x.sectors()
             + gain.sectors()
             + dgain.sectors()
             + inv_rms.sectors()
             + 2 * workspace.sectors(),
-        again: (2 * s.tokens as u64 - 1) * gain.sectors() + 4 * s.tokens as u64 - inv_rms.sectors(),
+        again: (2 * s.tokens as u64 - 1) * gain.sectors() + 4 * s.tokens as u64 - inv_rms.sectors()
+            + (s.tokens * rest / 8 + s.tokens * rest / 2) as u64,
         ..Need::default()
     };
     let op = RmsNormBackward {
