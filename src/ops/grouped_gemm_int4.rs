@@ -121,7 +121,7 @@ impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
         GroupedGemm { x, w, segments, y: base, accumulate: false }.cpu()?;
         for (w, y) in factors.into_iter().zip([p, up]) {
             let workspace = ViewMut::new(&mut [], [0])?;
-            Int4Gemm { x, w, segments, y, workspace, accumulate: false }.cpu()?;
+            Int4Gemm { x, w, segments, y, workspace, accumulate: false }.with_weights_in::<T>()?;
         }
         Ok(())
     }

@@ -77,6 +77,18 @@ impl<T: Elem> Int4Gemm<'_, T> {
             Form::Once => dequantised_len::<T>(w),
         }
     }
+
+    /// The product on the CPU, with weights as they count in a product of `V`.
+    pub(super) fn with_weights_in<V: Elem>(self) -> Result<()> {
+        let (input, steps) = (self.x.dim(1), 0..self.w.layout().steps());
+        for_bands(self.y, self.segments, |group, rows, band, y| {
+            scratch::with([band.len() * input], |[w]| {
+                vectorize!(|| unpack::<V, f32>(&self.w, group, band.clone(), steps.clone(), w, input));
+                let w = View::front(w, [band.len(), input]);
+                multiply(y, self.accumulate, Mat::rows_of(self.x, self.segments, rows), Mat::t(w));
+            });
+        })
+    }
 }
 
 impl<T: Elem> Int4GemmDgrad<'_, T> {
@@ -139,14 +151,7 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
     }
 
     fn cpu(self) -> Result<()> {
-        let (input, steps) = (self.x.dim(1), 0..self.w.layout().steps());
-        for_bands(self.y, self.segments, |group, rows, band, y| {
-            scratch::with([band.len() * input], |[w]| {
-                vectorize!(|| unpack::<f32, f32>(&self.w, group, band.clone(), steps.clone(), w, input));
-                let w = View::front(w, [band.len(), input]);
-                multiply(y, self.accumulate, Mat::rows_of(self.x, self.segments, rows), Mat::t(w));
-            });
-        })
+        self.with_weights_in::<f32>() // which holds all of them
     }
 
     #[cfg(feature = "cuda")]
