@@ -34,8 +34,11 @@ fn a_run_continues_to_the_bit_from_either_side_of_an_event() {
     let noise = ["--cluster-alpha", "0", "--centroid-rate", "1", "--experts", "8", "--balance", "bias"];
     let regroup = ["--cluster-every", "2", "--burn-in", "2", "--cluster-gain", "0", "--cluster-error", "9"];
     let convert = ["--cluster-every", "3", "--burn-in", "4", "--mode", "convert", "--precision", "bf16"];
-    for (args, want, count) in [(regroup, "accepted", 4), (convert, "converted", 2)] {
-        let args = [&args[..], &noise].concat();
+    let packed = [&regroup[..], &["--int4-from", "4"]].concat();
+    for (args, want, count) in
+        [(&regroup[..], "accepted", 4), (&convert, "converted", 2), (&packed, "accepted", 4)]
+    {
+        let args = [args, &noise].concat();
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("whole");
         train(&whole, 8, &args).ok();

@@ -225,3 +225,40 @@ fn what_conversion_loses_is_what_it_says() {
     let size = |g| events[0].clusters.iter().filter(|&&c| c == g).count();
     assert!((0..4).all(|g| size(g) == 3), "{events:?}");
 }
+
+#[test]
+fn packed_residuals_are_what_the_model_computes_with() {
+    let schedule = TrainConfig { int4_from: 6, lr: 0.02, ..schedule() };
+    let mut packed = Trainer::new(&model(), &schedule, &Device::cpu()).unwrap();
+    let mut plain =
+        Trainer::new(&model(), &TrainConfig { int4_from: 0, ..schedule.clone() }, &Device::cpu()).unwrap();
+    let stored = |t: &Trainer<f32>| -> Vec<Vec<f32>> {
+        t.model().params().iter().map(|p| p.weight.to_vec().unwrap()).collect()
+    };
+    let masters = |t: &Trainer<f32>| -> Vec<Vec<f32>> {
+        t.model().params().iter().map(|p| p.values().unwrap()).collect()
+    };
+    // The same until the step before, whose result is stored packed for the next.
+    for t in [&mut packed, &mut plain] {
+        train(t, 4);
+    }
+    assert!(stored(&packed) == stored(&plain));
+    for t in [&mut packed, &mut plain] {
+        train(t, 1);
+    }
+    assert!(masters(&packed) == masters(&plain));
+    let different = |a: &[Vec<f32>], b: &[Vec<f32>]| a.iter().zip(b).map(|(a, b)| a != b).collect::<Vec<_>>();
+    // Of a layer: norm, qkv, out, norm, router, then [base | A], [base | B], B, A.
+    let layer = [false, false, false, false, false, true, true, true, true];
+    let want = [&[false][..], &layer, &layer, &[false]].concat();
+    assert_eq!(different(&stored(&packed), &stored(&plain)), want);
+    // Straight-through: residuals go on learning below the step of INT4, and go elsewhere than without it.
+    for t in [&mut packed, &mut plain] {
+        train(t, 3);
+    }
+    assert!(different(&masters(&packed), &masters(&plain)).iter().all(|&d| d));
+    let ids: Vec<u32> = (0..30).map(|i| i * 7 % 41).collect();
+    let [a, b] = [&mut packed, &mut plain].map(|t| t.model_mut().nll(&ids, 3, 0.9, |_, _| {}).unwrap());
+    let mean = |nll: &[f32]| nll.iter().sum::<f32>() / nll.len() as f32;
+    assert!((mean(&a) - mean(&b)).abs() < 0.1, "{} {}", mean(&a), mean(&b));
+}

@@ -78,7 +78,9 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
     for seed in compare.train.seed..compare.train.seed + seeds {
         for &variant in &variants {
             match compare.variant(variant, seed)? {
-                Outcome::Done(summary) => runs.push(Run { name: variant.name().into(), seed, summary }),
+                Outcome::Done(summary) => {
+                    runs.push(Run { name: variant.name().into(), seed, summary: *summary });
+                }
                 Outcome::Failed(code) => return Ok(code),
             }
         }
@@ -104,7 +106,7 @@ struct Compare {
 }
 
 enum Outcome {
-    Done(Summary),
+    Done(Box<Summary>),
     /// The child said why on stderr; its exit code is the one to pass on.
     Failed(u8),
 }
@@ -142,7 +144,7 @@ impl Compare {
             }
             if let Some(summary) = read_result(&result) {
                 note(format_args!("{name}: finished before, taken from {}", result.display()));
-                return Ok(Outcome::Done(summary));
+                return Ok(Outcome::Done(Box::new(summary)));
             }
         }
         let toml = self.out.join(format!("{name}.toml"));
@@ -160,7 +162,7 @@ impl Compare {
         let status = child.stdin(Stdio::null()).stdout(Stdio::null()).status();
         let status = status.map_err(|e| Error::Host { what: "a child process", why: e.to_string() })?;
         match (status.code(), read_result(&result)) {
-            (Some(0), Some(summary)) => Ok(Outcome::Done(summary)),
+            (Some(0), Some(summary)) => Ok(Outcome::Done(Box::new(summary))),
             (Some(code @ 1..=255), _) => Ok(Outcome::Failed(code as u8)),
             _ => Err(Error::data(&folder, format!("training {name} ended with {status} and no result"))),
         }

@@ -63,6 +63,8 @@ fn print(accounts: &[Accounting]) -> Result<()> {
         row("expert share of flat", &|a| {
             a.expert_share_of_flat.map_or_else(|| "-".into(), |share| format!("{:.2} %", 100.0 * share))
         }),
+        row("expert bytes, bf16", &|a| bytes(a.expert_bytes)),
+        row("  with INT4 residuals", &|a| a.expert_bytes_int4.map_or_else(|| "-".into(), bytes)),
         row("MFLOP/token forward", &|a| format!("{:.2}", a.mflop_forward)),
         row("MFLOP/token training", &|a| format!("{:.2}", a.mflop_training)),
         row(&format!("training state ({})", first.precision), &|a| bytes(a.training_bytes)),

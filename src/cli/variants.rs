@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::moe::FfnKind;
-use crate::train::config::{Balance, Mode, ModelConfig, TrainConfig};
+use crate::train::config::{Balance, Granularity, Mode, ModelConfig, TrainConfig};
 
 /// A named change of the model and schedule that `compare` was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -23,6 +23,10 @@ pub(crate) enum Variant {
     ClusteredBias,
     /// Full experts that are grouped and factorised after the burn-in.
     Convert,
+    /// Clusters whose residuals count as packed in INT4 for the last quarter of the steps.
+    Int4,
+    /// The same with one scale for a cluster, matrix and factor.
+    Int4Group,
     /// Clusters that stay as they start.
     Static,
     /// Attempts to regroup after every 50 steps.
@@ -49,6 +53,8 @@ impl Variant {
             Variant::Clustered => "clustered",
             Variant::ClusteredBias => "clustered-bias",
             Variant::Convert => "convert",
+            Variant::Int4 => "int4",
+            Variant::Int4Group => "int4-group",
             Variant::Static => "static",
             Variant::Every50 => "every50",
             Variant::Every200 => "every200",
@@ -70,6 +76,12 @@ impl Variant {
             Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
             Variant::FlatBias | Variant::ClusteredBias => train.balance = Balance::Bias,
             Variant::Convert => train.mode = Mode::Convert,
+            Variant::Int4 | Variant::Int4Group => {
+                train.int4_from = (3 * train.steps / 4).max(1);
+                if self == Variant::Int4Group {
+                    train.int4 = Granularity::Group;
+                }
+            }
             Variant::Static => train.cluster_every = 0,
             Variant::Every50 => train.cluster_every = 50,
             Variant::Every200 => train.cluster_every = 200,

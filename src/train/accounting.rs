@@ -5,7 +5,8 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::train::config::{FfnKind, ModelConfig, Precision};
+use crate::int4::Int4Layout;
+use crate::train::config::{FfnKind, Granularity, ModelConfig, Precision};
 use crate::train::exchange::{Exchange, ExchangeCost};
 
 /// Parameters by part.
@@ -53,6 +54,19 @@ fn expert_params(model: &ModelConfig, experts: usize, clusters: usize) -> u64 {
         FfnKind::Flat | FfnKind::Full => experts as u64 * full,
         FfnKind::Clustered => clusters as u64 * full + experts as u64 * 3 * r * (d + f),
     }
+}
+
+/// Bytes of bases in bf16 and residuals in INT4, of all layers.
+fn expert_bytes_int4(model: &ModelConfig) -> Result<Option<u64>> {
+    if model.ffn != FfnKind::Clustered {
+        return Ok(None);
+    }
+    let factors = model.layer().shape.factors();
+    let side = |long| Int4Layout::new([model.clusters, factors, long], Granularity::Block.format());
+    // Gate, up and down have a factor along each of the two sizes.
+    let packed = 3 * (side(model.hidden)?.bytes() + side(model.inner)?.bytes());
+    let bases = 2 * 3 * (model.clusters * model.hidden * model.inner) as u64;
+    Ok(Some(model.layers as u64 * (bases + packed)))
 }
 
 /// Floating-point operations of the forward pass per token (a multiply-add counts 2), averaged over the
@@ -123,6 +137,10 @@ pub struct Accounting {
     pub active_params: u64,
     /// Feed-forward parameters over those of flat experts of the same number and size; `None` for dense.
     pub expert_share_of_flat: Option<f64>,
+    /// Bytes of the feed-forward parameters as stored in bf16.
+    pub expert_bytes: u64,
+    /// The same with residuals packed in INT4, [`Granularity::Block`]; `None` unless clustered.
+    pub expert_bytes_int4: Option<u64>,
     /// Forward arithmetic per token, by part.
     pub flops_forward: Flops,
     /// MFLOP per token of the forward pass.
@@ -155,6 +173,8 @@ impl Accounting {
             params_expert: params.expert,
             active_params: params.total() - params.expert + one_token,
             expert_share_of_flat: (model.ffn != FfnKind::Dense).then(share),
+            expert_bytes: 2 * params.expert,
+            expert_bytes_int4: expert_bytes_int4(model)?,
             flops_forward: flops,
             mflop_forward: flops.forward() / 1e6,
             mflop_training: flops.training() / 1e6,
@@ -193,6 +213,16 @@ mod tests {
         assert!((share - want).abs() < 1e-12, "{share} {want}");
         assert_eq!(account(Preset::Base, FfnKind::Flat).expert_share_of_flat, Some(1.0));
         assert_eq!(account(Preset::Base, FfnKind::Dense).expert_share_of_flat, None);
+    }
+
+    #[test]
+    fn packed_residuals_leave_13_and_15_percent_of_flat_bytes() {
+        for (preset, most) in [(Preset::Base, 0.14), (Preset::Small, 0.155)] {
+            let (flat, clustered) = (account(preset, FfnKind::Flat), account(preset, FfnKind::Clustered));
+            let share = clustered.expert_bytes_int4.unwrap() as f64 / flat.expert_bytes as f64;
+            assert!((most - 0.01..most).contains(&share), "{share}");
+            assert_eq!(flat.expert_bytes_int4, None);
+        }
     }
 
     #[test]

@@ -10,12 +10,15 @@ use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
+use crate::int4::Int4Format;
+use crate::moe::packed::fake_quantise;
 use crate::moe::{FfnKind, Forward, Layer, Router};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
     RouteStats, Routing,
 };
 use crate::plan::Segments;
+use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
 /// Most rows of logits that exist at once, `[HEAD_ROWS, vocab]`.
@@ -87,6 +90,29 @@ impl<T: Elem> Model<T> {
         let layers = if self.layer.kind == FfnKind::Dense { 0 } else { self.config.layers };
         let config = self.config.clone();
         (0..layers).map(move |l| config.layer_start(l) + FFN)
+    }
+
+    /// Makes the stored residuals of a clustered model those that INT4 of this format holds; master copies stay.
+    pub fn pack_residuals(&mut self, format: Int4Format) -> Result<()> {
+        if self.layer.kind != FfnKind::Clustered {
+            return Ok(());
+        }
+        let (device, layer) = (self.device.clone(), self.layer);
+        let mut copies: Vec<Tensor<T, 3>> =
+            layer.weight_shapes().into_iter().map(|shape| device.zeros(shape)).collect::<Result<_>>()?;
+        for l in 0..self.config.layers {
+            let params = self.ffn_mut(l);
+            for (param, copy) in params.iter().zip(&mut copies) {
+                let [groups, rows, cols] = param.weight.shape();
+                let matrix = ([groups * rows, cols], [cols, 1]);
+                let x = param.weight.view().reindex(matrix.0, matrix.1);
+                device.run(Copy { x, y: copy.view_mut().reindex(matrix.0, matrix.1) })?;
+            }
+            let from: Vec<_> = copies.iter().map(|c| c.view()).collect();
+            let mut to: Vec<_> = params.iter_mut().map(|p| p.weight.view_mut()).collect();
+            fake_quantise(&device, &layer, &from, &mut to, format)?;
+        }
+        Ok(())
     }
 
     /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).

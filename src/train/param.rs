@@ -147,6 +147,17 @@ impl<T: Elem> Param<T> {
         Ok(Param { weight: device.zeros(shape)?, state, decay, pieces })
     }
 
+    /// Gives a parameter in training an f32 master copy if it has none, so that what is stored may differ from it.
+    pub fn keep_master(&mut self, device: &Device) -> Result<()> {
+        let values = self.values()?;
+        if let Some(state) = self.state.as_mut().filter(|s| s.master.is_none()) {
+            let mut master = device.zeros(self.weight.shape())?;
+            master.copy_from(&values)?;
+            state.master = Some(master);
+        }
+        Ok(())
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.weight.len()

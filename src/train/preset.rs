@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::config::{Balance, BaseWeights, FfnKind, Mode, ModelConfig, Precision, TrainConfig};
+use crate::train::config::{
+    Balance, BaseWeights, FfnKind, Granularity, Mode, ModelConfig, Precision, TrainConfig,
+};
 
 /// Named starting points; every value can be overridden by its option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -80,6 +82,8 @@ impl Preset {
             cluster_error: 0.015,
             centroid_rate: 0.05,
             base_weights: BaseWeights::Best,
+            int4_from: 0,
+            int4: Granularity::Block,
             seed: 0,
             precision: Precision::F32,
         }

@@ -67,18 +67,19 @@ impl<T: Elem> Trainer<T> {
         let form = model.ffn;
         let first = ModelConfig { ffn: config.form(form, 0), ..model.clone() };
         let model = Model::new(&first, device, config.batch, config.seed, true)?;
-        let squares = GlobalNorm::workspace_len(model.params().iter().map(|p| p.weight.len()));
-        Ok(Trainer {
+        let mut trainer = Trainer {
             model,
             config: config.clone(),
             device: device.clone(),
             step: 0,
             norm: device.zeros([1])?,
-            squares: device.zeros([squares])?,
+            squares: device.zeros([0])?,
             ids,
             clustering,
             form,
-        })
+        };
+        trainer.fit_model()?;
+        Ok(trainer)
     }
 
     /// The model.
@@ -114,14 +115,20 @@ impl<T: Elem> Trainer<T> {
         if form != self.model.config().ffn {
             let config = ModelConfig { ffn: form, ..self.model.config().clone() };
             self.model = Model::new(&config, &self.device, self.config.batch, self.config.seed, true)?;
-            self.fit_workspace()?;
+            self.fit_model()?;
         }
         Ok(())
     }
 
-    fn fit_workspace(&mut self) -> Result<()> {
+    /// What depends on the form of the model: the workspace, and master copies where storage is to differ from them.
+    fn fit_model(&mut self) -> Result<()> {
         let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.weight.len()));
         self.squares = self.device.zeros([len])?;
+        if self.config.int4_from > 0 && self.model.config().ffn == FfnKind::Clustered {
+            for l in 0..self.model.config().layers {
+                self.model.ffn_mut(l).iter_mut().try_for_each(|param| param.keep_master(&self.device))?;
+            }
+        }
         Ok(())
     }
 
@@ -176,9 +183,12 @@ impl<T: Elem> Trainer<T> {
         let mut clustering = Vec::new();
         if self.config.form(self.form, step) != self.model.config().ffn {
             clustering = self.clustering.convert(&mut self.model, &self.config, step)?;
-            self.fit_workspace()?;
+            self.fit_model()?;
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
+        }
+        if self.config.packs(step) {
+            self.model.pack_residuals(self.config.int4.format())?;
         }
         self.step = step;
         Ok(StepReport {

@@ -222,7 +222,9 @@ impl Checkpoint {
                 param.set(i, &values)?;
             }
         }
-        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))
+        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
+        let train = &self.description.train;
+        if train.packs(self.position.step) { model.pack_residuals(train.int4.format()) } else { Ok(()) }
     }
 
     /// Sets everything a run continues from: the model, AdamW's moments, what it remembers about the experts, the step.

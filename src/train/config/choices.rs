@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::elem::DType;
+use crate::int4::{Int4Block, Int4Format};
 
 /// Storage of weights and activations; sums and the optimiser are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -96,5 +97,27 @@ impl Mode {
             Mode::Native => "native",
             Mode::Convert => "convert",
         }
+    }
+}
+
+/// What shares a scale and a zero-point of residuals in INT4.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Granularity {
+    /// 32 elements along the long side of a factor.
+    #[default]
+    Block,
+    /// One cluster, matrix and factor, as in the paper.
+    Group,
+}
+
+impl Granularity {
+    /// The format of packed factors.
+    pub fn format(self) -> Int4Format {
+        let block = match self {
+            Granularity::Block => Int4Block::Columns32,
+            Granularity::Group => Int4Block::Matrix,
+        };
+        Int4Format { symmetric: false, block }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, BaseWeights, FfnKind, Mode, Precision, positive, rule};
+use super::{Balance, BaseWeights, FfnKind, Granularity, Mode, Precision, positive, rule};
 use crate::error::Result;
 
 /// How a model is trained.
@@ -61,6 +61,11 @@ pub struct TrainConfig {
     pub centroid_rate: f32,
     /// Weighted means that a changed cluster's base may become.
     pub base_weights: BaseWeights,
+    /// Step from which the residuals that a clustered model computes with are those of INT4; 0 for never. Gradients pass
+    /// through to f32 residuals (straight-through).
+    pub int4_from: u64,
+    /// What shares a scale in INT4.
+    pub int4: Granularity,
     /// Seed of the weights and of the order of the data.
     pub seed: u64,
     /// Storage of weights and activations.
@@ -94,6 +99,11 @@ impl TrainConfig {
     pub fn form(&self, ffn: FfnKind, done: u64) -> FfnKind {
         let full = self.mode == Mode::Convert && ffn == FfnKind::Clustered && done < self.burn_in;
         if full { FfnKind::Full } else { ffn }
+    }
+
+    /// Whether the residuals count as packed in INT4 once `done` steps are done: in the next step, and in evaluation.
+    pub fn packs(&self, done: u64) -> bool {
+        self.int4_from > 0 && done + 1 >= self.int4_from
     }
 
     /// Whether the experts may be regrouped after `step`.
