@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_rank_is_the_largest_within_the_ratio() {
-        for (clusters, ratio, want) in [(4, 0.5, 72), (8, 0.5, 48), (1, 0.5, 90), (4, 0.13, 1)] {
+        for (clusters, ratio, want) in [(4, 0.5, 72), (8, 0.5, 48), (1, 0.5, 90), (4, 0.135, 1)] {
             let rank = rank_for(ratio, Shape { clusters, ..SHAPE }).unwrap();
             assert_eq!(rank, want);
             let of = |rank| {
