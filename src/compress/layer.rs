@@ -10,8 +10,8 @@ use super::{GroupBy, Settings};
 use crate::device::Device;
 use crate::error::Result;
 use crate::moe::Shape;
-use crate::moe::clustering::{Convert, Converted, Expert, Grouping, propose};
-use crate::ops::{Gram, Similarity};
+use crate::moe::clustering::{Convert, Converted, Expert, Grouping, fused_similarity, propose};
+use crate::ops::Gram;
 use crate::view::{View, ViewMut};
 
 /// Elements of each expert's matrices that are widened at a time to compare them.
@@ -81,7 +81,10 @@ impl<'a> FullLayer<'a> {
                 device.run(Gram {
                     x: View::new(spans, [experts, 1, depth])?,
                     gram: ViewMut::new(&mut gram, [experts, experts])?,
-                    workspace: ViewMut::front(&mut workspace, [workspace_len(experts, depth)]),
+                    workspace: ViewMut::front(
+                        &mut workspace,
+                        [Gram::<f32>::workspace_len([experts, 1, depth])],
+                    ),
                     accumulate: part > 0 || start > 0,
                 })?;
             }
@@ -93,25 +96,8 @@ impl<'a> FullLayer<'a> {
     pub fn similarity(&self, device: &Device, centroids: Option<&[f32]>, alpha: f64) -> Result<Vec<f64>> {
         let experts = self.experts.len();
         let param = self.products(device)?;
-        let mut act = vec![0f64; experts * experts];
-        if let Some(centroids) = centroids {
-            let shape = [experts, 1, self.hidden];
-            let mut workspace = vec![0f64; Gram::<f32>::workspace_len(shape)];
-            device.run(Gram {
-                x: View::new(centroids, shape)?,
-                gram: ViewMut::new(&mut act, [experts, experts])?,
-                workspace: ViewMut::front(&mut workspace, [Gram::<f32>::workspace_len(shape)]),
-                accumulate: false,
-            })?;
-        }
-        let mut s = vec![0f64; experts * experts];
-        device.run(Similarity {
-            param: View::new(&param, [experts, experts])?,
-            act: View::new(&act, [experts, experts])?,
-            alpha: if centroids.is_some() { alpha } else { 1.0 },
-            s: ViewMut::new(&mut s, [experts, experts])?,
-        })?;
-        Ok(s)
+        let centroids = centroids.map(|c| View::new(c, [experts, self.hidden])).transpose()?;
+        fused_similarity(device, View::new(&param, [experts, experts])?, centroids, alpha)
     }
 
     /// The grouping that `settings` ask for, of experts this similar. Each layer's random choices are its own.
@@ -145,8 +131,4 @@ impl<'a> FullLayer<'a> {
         let convert = Convert { shape, grouping, weights, router: self.router(), levels, seed };
         device.install(|| convert.run(|e| self.expert(e)))
     }
-}
-
-fn workspace_len(experts: usize, depth: usize) -> usize {
-    Gram::<f32>::workspace_len([experts, 1, depth])
 }

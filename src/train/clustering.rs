@@ -5,15 +5,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::config::{BaseWeights, ModelConfig, TrainConfig};
-use super::layout::FFN;
 use super::model::Model;
 use super::param::{Buffer, Param, ParamState, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::moe::clustering::{Grouping, Limits, Outcome, Regroup, Tensors, carried, propose};
+use crate::moe::clustering::{
+    Grouping, Limits, Outcome, Regroup, Tensors, carried, fused_similarity, propose,
+};
 use crate::moe::{FfnKind, Shape};
-use crate::ops::{Gram, ResidualGram, Similarity};
+use crate::ops::ResidualGram;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -162,12 +163,12 @@ impl Clustering {
         let start = Instant::now();
         let shape = model.layer.shape;
         let experts = &mut self.layers[l];
-        let params = &mut model.params[model.config.layer_start(l) + FFN..model.config.layer_start(l + 1)];
-        let similarity = experts.similarity(&model.device, params, shape, config.cluster_alpha)?;
+        let device = model.device.clone();
+        let params = model.ffn_mut(l);
+        let similarity = experts.similarity(&device, params, shape, config.cluster_alpha)?;
         let similarity = View::new(&similarity, [shape.experts; 2])?;
         let current = Grouping::contiguous(shape.experts, shape.clusters)?;
-        // Another seed for every attempt, or a bad start of k-means would come again and again.
-        let seed = config.seed ^ (step << 20) ^ l as u64;
+        let seed = seed_of(config, step, l);
         let proposal = propose(&current, similarity, f64::from(config.cluster_tau), seed)?;
         let means = experts.means(params, shape, config.base_weights)?;
         let limits = Limits { gain: f64::from(config.cluster_gain), error: f64::from(config.cluster_error) };
@@ -228,15 +229,8 @@ impl Experts {
 
     /// The same from dot products of weights.
     pub(super) fn fused(&self, device: &Device, param: &Tensor<f64, 2>, alpha: f32) -> Result<Vec<f64>> {
-        let [_, experts, hidden] = self.centroid.tensor.shape();
-        let [mut act, mut s] = [device.zeros::<f64, 2>([experts; 2])?, device.zeros([experts; 2])?];
-        let x = self.centroid.tensor.view().reindex([experts, 1, hidden], [hidden, hidden, 1]);
-        let mut workspace: Tensor<f64, 1> = device.zeros([Gram::<f32>::workspace_len(x.shape())])?;
-        let workspace = workspace.view_mut();
-        device.run(Gram { x, gram: act.view_mut(), workspace, accumulate: false })?;
-        let (param, act) = (param.view(), act.view());
-        device.run(Similarity { param, act, alpha: f64::from(alpha), s: s.view_mut() })?;
-        s.to_vec()
+        let centroids = self.centroid.tensor.view().matrix(0);
+        fused_similarity(device, param.view(), Some(centroids), f64::from(alpha))
     }
 
     /// The weighted means that a base may become: by load, by Fisher information, of which Adam's second moments are an
@@ -270,10 +264,7 @@ impl Experts {
     /// Follows the experts to their new places.
     pub(super) fn carry(&mut self, order: &[usize]) -> Result<()> {
         for buffer in [&mut self.centroid, &mut self.load, &mut self.origin] {
-            let old = buffer.tensor.to_vec()?;
-            let per = old.len() / order.len();
-            let moved: Vec<f32> = order.iter().flat_map(|&e| &old[e * per..(e + 1) * per]).copied().collect();
-            buffer.tensor.copy_from(&moved)?;
+            follow(&mut buffer.tensor, 0, order)?;
         }
         self.hold.tensor.copy_from(&[1.0])
     }
@@ -333,11 +324,21 @@ fn carry<T: Elem>(params: &mut [Param<T>], shape: Shape, order: &[usize], weight
 
 /// The biases of experts follow them; those of clusters stay.
 pub(super) fn carry_bias(bias: &mut Buffer, shape: Shape, order: &[usize]) -> Result<()> {
-    let old = bias.tensor.to_vec()?;
-    let levels = shape.logits() - shape.experts;
-    let mut new = old.clone();
-    new[levels..].iter_mut().zip(order).for_each(|(new, &e)| *new = old[levels + e]);
-    bias.tensor.copy_from(&new)
+    follow(&mut bias.tensor, shape.logits() - shape.experts, order)
+}
+
+/// Puts what a tensor holds of each expert in `order`, behind what it holds of `levels` clusters, which stays.
+pub(super) fn follow(tensor: &mut Tensor<f32, 3>, levels: usize, order: &[usize]) -> Result<()> {
+    let old = tensor.to_vec()?;
+    let per = old.len() / (levels + order.len());
+    let places = (0..levels).chain(order.iter().map(|e| levels + e));
+    let moved: Vec<f32> = places.flat_map(|at| &old[at * per..(at + 1) * per]).copied().collect();
+    tensor.copy_from(&moved)
+}
+
+/// Seed of what is random in an attempt: another one for each, or a bad start of k-means would come again and again.
+pub(super) fn seed_of(config: &TrainConfig, step: u64, layer: usize) -> u64 {
+    config.seed ^ (step << 20) ^ layer as u64
 }
 
 /// The five tensors of a layer.

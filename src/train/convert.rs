@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::activations::Activations;
-use super::clustering::{Clustering, Event, EventResult, Experts, carry_bias};
+use super::clustering::{Clustering, Event, EventResult, Experts, carry_bias, follow, seed_of};
 use super::config::{ModelConfig, TrainConfig};
 use super::layout::{self, FFN};
 use super::model::Model;
-use super::param::Param;
+use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ impl Experts {
         &mut self,
         l: usize,
         full: Vec<Param<T>>,
-        bias: &mut super::param::Buffer,
+        bias: &mut Buffer,
         to: &ModelConfig,
         (config, step): (&TrainConfig, u64),
         device: &Device,
@@ -80,7 +80,7 @@ impl Experts {
         let similarity = self.fused(device, &param, config.cluster_alpha)?;
         let similarity = View::new(&similarity, [shape.experts; 2])?;
         let current = Grouping::contiguous(shape.experts, shape.clusters)?;
-        let seed = config.seed ^ (step << 20) ^ l as u64;
+        let seed = seed_of(config, step, l);
         let grouping = propose(&current, similarity, f64::from(config.cluster_tau), seed)?;
         let Converted { tensors, order, errors } =
             converted(shape, &grouping, &self.weights(config.base_weights)?, [router, w13, w2], seed)?;
@@ -91,8 +91,10 @@ impl Experts {
             param.set_values(values)?;
         }
         if let (Some(to), Some(from)) = (&mut params[0].state, &router.state) {
-            to.m.copy_from(&rows_in_order(shape, &from.m.to_vec()?, &order))?;
-            to.v.copy_from(&rows_in_order(shape, &from.v.to_vec()?, &order))?;
+            for (to, from) in [(&mut to.m, &from.m), (&mut to.v, &from.v)] {
+                to.copy_from(&from.to_vec()?)?;
+                follow(to, shape.logits() - shape.experts, &order)?;
+            }
         }
         self.carry(&order)?;
         carry_bias(bias, shape, &order)?;
@@ -164,13 +166,6 @@ fn add_gram<T: Elem>(
         Some(master) => device.run(Gram { x: master.view(), gram, workspace, accumulate }),
         None => device.run(Gram { x: param.weight.view(), gram, workspace, accumulate }),
     }
-}
-
-/// Rows of a router's moments: those of clusters stay, those of experts follow them.
-fn rows_in_order(shape: Shape, old: &[f32], order: &[usize]) -> Vec<f32> {
-    let levels = shape.logits() - shape.experts;
-    let rows = (0..levels).chain(order.iter().map(|e| levels + e));
-    rows.flat_map(|r| &old[r * shape.hidden..(r + 1) * shape.hidden]).copied().collect()
 }
 
 fn not_full(count: usize) -> Error {

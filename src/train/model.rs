@@ -74,6 +74,17 @@ impl<T: Elem> Model<T> {
         &mut self.params
     }
 
+    /// Parameters of a layer's feed-forward part, in the order of [`Layer::weight_shapes`](crate::moe::Layer::weight_shapes).
+    pub fn ffn(&self, layer: usize) -> &[Param<T>] {
+        &self.params[self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1)]
+    }
+
+    /// The same, to load into.
+    pub fn ffn_mut(&mut self, layer: usize) -> &mut [Param<T>] {
+        let parts = self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1);
+        &mut self.params[parts]
+    }
+
     /// What else a checkpoint of the model holds: the selection bias of each layer's router, zero unless
     /// [`Balance`](super::config::Balance) moves it.
     pub fn buffers(&self) -> &[Buffer] {

@@ -1,8 +1,6 @@
 //! Looking into a forward pass.
 
-use super::layout::FFN;
 use super::model::{Model, split_ids};
-use super::param::Param;
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::view::View;
@@ -25,18 +23,5 @@ impl<T: Elem> Model<T> {
             visit(l, self.acts.block(l).normed2.front([rows, self.config.hidden]))?;
         }
         Ok(())
-    }
-}
-
-impl<T: Elem> Model<T> {
-    /// Parameters of a layer's feed-forward part, in the order of [`Layer::weight_shapes`](crate::moe::Layer::weight_shapes).
-    pub fn ffn(&self, layer: usize) -> &[Param<T>] {
-        &self.params[self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1)]
-    }
-
-    /// The same, to load into.
-    pub fn ffn_mut(&mut self, layer: usize) -> &mut [Param<T>] {
-        let parts = self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1);
-        &mut self.params[parts]
     }
 }

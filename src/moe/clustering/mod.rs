@@ -13,6 +13,7 @@ mod levels;
 mod matching;
 mod parts;
 mod regroup;
+mod similarity;
 mod svd;
 
 pub use balance::balanced;
@@ -23,6 +24,7 @@ pub use levels::FitLevels;
 pub use matching::matched;
 pub use parts::{Tensors, steered};
 pub use regroup::{Limits, Outcome, Regroup, carried};
+pub use similarity::fused_similarity;
 pub use svd::{Factors, truncated_svd};
 
 use crate::error::{Result, ensure};
