@@ -255,19 +255,16 @@ impl<T: Elem> Model<T> {
         self.layer.forward(pass, &weights, ffn, ws)
     }
 
-    /// Moves `mean`, `[experts, hidden]`, towards what layer `l` sent to each expert in the last forward of a model in
-    /// training, whose batch had `rows` rows.
-    pub(super) fn track_centroids(
-        &self,
-        l: usize,
-        rows: usize,
-        beta: f32,
-        mean: ViewMut<'_, f32, 2>,
-    ) -> Result<()> {
-        let block = self.acts.block(l);
-        let Some(plan) = block.ffn.plan() else { return Ok(()) };
-        let x = block.normed2.front([rows, self.config.hidden]);
-        self.device.run(CentroidEma { x, order: plan.by_expert(), beta, mu: mean })
+    /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose
+    /// batch had `rows` rows; 0 for an expert that was sent nothing. `None` when dense.
+    pub(super) fn mean_tokens(&self, l: usize, rows: usize) -> Result<Option<Vec<f32>>> {
+        let (block, hidden) = (self.acts.block(l), self.config.hidden);
+        let Some(plan) = block.ffn.plan() else { return Ok(None) };
+        let order = plan.by_expert();
+        let mut mean: Tensor<f32, 2> = self.device.zeros([order.groups(), hidden])?;
+        let x = block.normed2.front([rows, hidden]);
+        self.device.run(CentroidEma { x, order, beta: 1.0, mu: mean.view_mut() })?;
+        mean.to_vec().map(Some)
     }
 
     fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {

@@ -154,6 +154,7 @@ impl<T: Elem> Trainer<T> {
         let router = Router { temperature: config.temperature_at(step), loss };
         let scale = 1.0 / config.accumulate as f32;
         let mut load = LoadCounts::default();
+        self.clustering.start_step();
         let (mut cross_entropy, mut balance) = (0.0, 0.0);
         for micro in 0..config.accumulate {
             fill(micro, &mut self.ids)?;
@@ -164,7 +165,7 @@ impl<T: Elem> Trainer<T> {
             balance += scale * losses.router;
             if config.cluster_every > 0 {
                 let rows = self.ids.len() - sequences;
-                self.clustering.track(&self.model, rows, config.centroid_rate)?;
+                self.clustering.see(&self.model, rows, load.slots())?;
             }
         }
         if !cross_entropy.is_finite() {
@@ -205,11 +206,11 @@ impl<T: Elem> Trainer<T> {
         })
     }
 
-    /// What follows the load of a step: its moving mean, and the selection biases.
+    /// What follows the tokens and the load of a step: their moving means, and the selection biases.
     fn adjust_balance(&mut self, slots: &[Vec<u64>]) -> Result<()> {
         let config = &self.config;
         if config.cluster_every > 0 {
-            self.clustering.track_load(slots, config.centroid_rate)?;
+            self.clustering.track(config.centroid_rate)?;
         }
         if config.balance.has_bias() {
             let clusters = self.model.config().routing_clusters();
@@ -224,10 +225,10 @@ impl<T: Elem> Trainer<T> {
 
     fn update(&mut self, step: u64) -> Result<()> {
         let (config, norm) = (&self.config, self.norm.view());
-        let routers: Vec<usize> = self.model.routers().collect();
+        let mut routers = self.model.routers().enumerate().peekable();
         for (i, param) in self.model.params_mut().iter_mut().enumerate() {
             let Some(state) = &mut param.state else { continue };
-            if let Some(layer) = routers.iter().position(|&r| r == i)
+            if let Some((layer, _)) = routers.next_if(|&(_, router)| router == i)
                 && self.clustering.take_hold(layer)?
             {
                 continue;
