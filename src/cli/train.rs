@@ -181,7 +181,7 @@ impl Plan {
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
         match &start {
             Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
-            Some(Start::Weights(checkpoint)) => checkpoint.load_model(trainer.model_mut())?,
+            Some(Start::Weights(checkpoint)) => checkpoint.load_weights(&mut trainer)?,
             None => {}
         }
         let config = options.resolved(&model, &train)?.to_toml()?;

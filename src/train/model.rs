@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::int4::Int4Format;
-use crate::moe::packed::fake_quantise;
+use crate::moe::packed::{fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
@@ -34,6 +34,8 @@ pub struct Model<T> {
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
     pub(super) acts: Activations<T>,
+    /// Room for the factor that is packed at the moment; empty until one is.
+    room: Tensor<T, 1>,
 }
 
 /// What the router of a layer did with a batch.
@@ -56,7 +58,8 @@ impl<T: Elem> Model<T> {
         let params = layout::build(config, device, seed, train)?;
         let bias = layout::biases(config, device)?;
         let acts = Activations::new(config, device, batch, train)?;
-        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts })
+        let room = device.zeros([0])?;
+        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts, room })
     }
 
     /// The shape it was made with.
@@ -108,20 +111,11 @@ impl<T: Elem> Model<T> {
         if self.layer.kind != FfnKind::Clustered {
             return Ok(());
         }
-        let (device, layer) = (self.device.clone(), self.layer);
-        let mut copies: Vec<Tensor<T, 3>> =
-            layer.weight_shapes().into_iter().map(|shape| device.zeros(shape)).collect::<Result<_>>()?;
+        self.room.resize(room_len(&self.layer.shape))?;
         for l in 0..self.config.layers {
-            let params = self.ffn_mut(l);
-            for (param, copy) in params.iter().zip(&mut copies) {
-                let [groups, rows, cols] = param.weight.shape();
-                let matrix = ([groups * rows, cols], [cols, 1]);
-                let x = param.weight.view().reindex(matrix.0, matrix.1);
-                device.run(Copy { x, y: copy.view_mut().reindex(matrix.0, matrix.1) })?;
-            }
-            let from: Vec<_> = copies.iter().map(|c| c.view()).collect();
-            let mut to: Vec<_> = params.iter_mut().map(|p| p.weight.view_mut()).collect();
-            fake_quantise(&device, &layer, &from, &mut to, format)?;
+            let parts = self.config.layer_start(l) + FFN..self.config.layer_start(l + 1);
+            let mut weights: Vec<_> = self.params[parts].iter_mut().map(|p| p.weight.view_mut()).collect();
+            fake_quantise(&self.device, &self.layer, &mut weights, format, self.room.view_mut())?;
         }
         Ok(())
     }

@@ -79,6 +79,7 @@ impl<T: Elem> Trainer<T> {
             form,
         };
         trainer.fit_model()?;
+        trainer.pack()?;
         Ok(trainer)
     }
 
@@ -130,6 +131,16 @@ impl<T: Elem> Trainer<T> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the stored residuals those of INT4 where the next step computes with such ones: after every change of the
+    /// weights.
+    pub(super) fn pack(&mut self) -> Result<()> {
+        if self.config.packs(self.step) {
+            self.model.pack_residuals(self.config.int4.format())
+        } else {
+            Ok(())
+        }
     }
 
     /// Bytes of weights, gradients and optimiser state.
@@ -188,10 +199,8 @@ impl<T: Elem> Trainer<T> {
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
         }
-        if self.config.packs(step) {
-            self.model.pack_residuals(self.config.int4.format())?;
-        }
         self.step = step;
+        self.pack()?;
         Ok(StepReport {
             step,
             loss: cross_entropy,
