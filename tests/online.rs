@@ -5,7 +5,7 @@ mod common;
 use common::{Rng, same_bits_on_any_threads};
 use trimoe::Device;
 use trimoe::train::clustering::{Event, EventResult};
-use trimoe::train::config::{Balance, FfnKind, Mode, ModelConfig, TrainConfig};
+use trimoe::train::config::{Balance, BiasStep, FfnKind, Mode, ModelConfig, Parts, TrainConfig};
 use trimoe::train::load::LoadCounts;
 use trimoe::train::preset::Preset;
 use trimoe::train::trainer::{StepReport, Trainer};
@@ -155,9 +155,12 @@ fn a_router_skips_the_step_after_its_experts_moved() {
 
 #[test]
 fn a_selection_bias_evens_out_the_load_without_a_loss() {
-    for ffn in [FfnKind::Flat, FfnKind::Clustered] {
+    let steps = [(BiasStep::Sign, 5e-3), (BiasStep::Share, 5e-2)];
+    for (ffn, (bias_step, bias_rate)) in
+        [FfnKind::Flat, FfnKind::Clustered].into_iter().flat_map(|f| steps.map(|s| (f, s)))
+    {
         let load = |balance| {
-            let config = TrainConfig { balance, bias_rate: 5e-3, cluster_every: 0, ..schedule() };
+            let config = TrainConfig { balance, bias_rate, bias_step, cluster_every: 0, ..schedule() };
             let mut trainer = Trainer::new(&model().variant(ffn), &config, &Device::cpu()).unwrap();
             let reports = train(&mut trainer, 150);
             let moved = trainer
@@ -283,4 +286,61 @@ fn packed_residuals_are_what_the_model_computes_with() {
     let [a, b] = [&mut packed, &mut plain].map(|t| t.model_mut().nll(&ids, 3, 0.9, |_, _| {}).unwrap());
     let mean = |nll: &[f32]| nll.iter().sum::<f32>() / nll.len() as f32;
     assert!((mean(&a) - mean(&b)).abs() < 0.1, "{} {}", mean(&a), mean(&b));
+}
+
+#[test]
+fn a_part_that_is_left_out_stays_zero_and_the_other_learns() {
+    for (parts, zero) in [(Parts::Base, "lora_"), (Parts::Residuals, ".clusters.")] {
+        let model = ModelConfig { parts, ..model() };
+        let mut trainer = Trainer::new(&model, &schedule(), &Device::cpu()).unwrap();
+        let before: Vec<f32> = trainer.model().ffn(0).iter().flat_map(|p| p.values().unwrap()).collect();
+        let reports = train(&mut trainer, 40);
+        assert!(reports.iter().all(|r| r.clustering.is_empty()), "experts of one part are not regrouped");
+        assert!(reports.last().unwrap().loss < reports[0].loss - 0.3, "{parts}: {:?}", reports.last());
+        let after: Vec<f32> = trainer.model().ffn(0).iter().flat_map(|p| p.values().unwrap()).collect();
+        assert_ne!(before, after);
+        let mut seen = 0;
+        for param in trainer.model().params() {
+            for (i, piece) in param.pieces.iter().enumerate().filter(|(_, p)| p.name.contains(zero)) {
+                assert!(param.get(i).unwrap().iter().all(|&w| w == 0.0), "{}", piece.name);
+                seen += 1;
+            }
+        }
+        assert!(seen > 0);
+    }
+}
+
+#[test]
+fn a_grouping_at_random_starts_the_same_experts_elsewhere() {
+    let start = |start_grouping| {
+        Trainer::<f32>::new(&model(), &TrainConfig { start_grouping, ..schedule() }, &Device::cpu()).unwrap()
+    };
+    // A of gate of each expert, by the expert's number at the start: the same experts, wherever they are.
+    let experts = |trainer: &Trainer<f32>| {
+        let origin: Vec<Vec<f32>> = trainer
+            .clustering()
+            .buffers()
+            .filter(|b| b.pieces[0].name.ends_with("origin"))
+            .map(|b| b.tensor.to_vec().unwrap())
+            .collect();
+        let mut rows = vec![Vec::new(); 12];
+        for param in trainer.model().ffn(1) {
+            for (i, piece) in param.pieces.iter().enumerate() {
+                let Some(rest) = piece.name.split_once(".experts.").map(|(_, rest)| rest) else { continue };
+                if rest.ends_with("gate_proj.lora_A.weight") {
+                    let place: usize = rest.split('.').next().unwrap().parse().unwrap();
+                    rows[origin[1][place] as usize] = param.get(i).unwrap();
+                }
+            }
+        }
+        (origin, rows)
+    };
+    let ((in_order, plain), (shuffled, moved)) = (experts(&start(0)), experts(&start(7)));
+    assert_eq!(plain, moved);
+    assert_ne!(in_order, shuffled);
+    assert_ne!(shuffled[0], shuffled[1], "each layer has its own");
+    assert_eq!(experts(&start(7)).0, shuffled);
+    let config = TrainConfig { start_grouping: 1, mode: Mode::Convert, ..schedule() };
+    let error = Trainer::<f32>::new(&model(), &config, &Device::cpu()).unwrap_err().to_string();
+    assert!(error.contains("--start-grouping"), "{error}");
 }

@@ -67,7 +67,7 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
         variants = Variant::DEFAULT.to_vec();
     }
     for variant in &variants {
-        let (model, train) = variant.of(&model, &train);
+        let (model, train) = variant.of(&model, &train, options.balance);
         model.validate()?;
         train.validate(model.seq)?;
     }
@@ -79,7 +79,7 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
         for &variant in &variants {
             match compare.variant(variant, seed)? {
                 Outcome::Done(summary) => {
-                    runs.push(Run { name: variant.name().into(), seed, summary: *summary });
+                    runs.push(Run { name: variant.name(), seed, summary: *summary });
                 }
                 Outcome::Failed(code) => return Ok(code),
             }
@@ -134,7 +134,8 @@ impl Compare {
     fn variant(&self, variant: Variant, seed: u64) -> Result<Outcome> {
         let name = format!("{}-seed{seed}", variant.name());
         let folder = self.out.join(&name);
-        let (model, train) = variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() });
+        let (model, train) =
+            variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() }, self.options.balance);
         let wanted = self.options.resolved(&model, &train)?;
         let (config, result) = (folder.join("config.toml"), folder.join("result.json"));
         if config.is_file() {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::train::clustering::{Event, EventResult};
+use crate::train::memory::Resident;
 use crate::train::trainer::StepReport;
 
 /// A line of the file.
@@ -25,9 +26,15 @@ pub(crate) struct Line {
     pub lr: f32,
     /// Standard deviation over mean of slots per expert, averaged over layers.
     pub load_cv: f32,
+    /// Slots per expert in this step by its place, `[layers][experts]`; empty when dense.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Vec<u64>>,
     /// Attempts to regroup experts after the step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clustering: Vec<Event>,
+    /// Resident bytes after the step, pages of mapped files left out; `None` where the system does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
     /// Tokens of the step.
     pub tokens: u64,
     /// Wall-clock seconds of the step.
@@ -43,7 +50,9 @@ impl From<StepReport> for Line {
             grad_norm: r.grad_norm,
             lr: r.lr,
             load_cv: r.load_cv,
+            slots: r.expert_slots,
             clustering: r.clustering,
+            memory: Resident::now().map(|resident| resident.own),
             tokens: r.tokens as u64,
             seconds: r.seconds,
         }

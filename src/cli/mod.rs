@@ -13,6 +13,7 @@ mod interrupt;
 mod metrics;
 mod options;
 mod progress;
+mod similarity;
 mod summary;
 mod terminal;
 mod train;

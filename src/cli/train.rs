@@ -7,6 +7,7 @@ use super::interrupt;
 use super::metrics::{Line, Metrics};
 use super::options::Options;
 use super::progress::Progress;
+use super::similarity::Similarities;
 use super::summary::{Summary, bytes, count, write_json};
 use super::terminal::{note, say};
 use crate::bf16;
@@ -107,6 +108,11 @@ impl Plan {
         }
         let start = RunFolder::open_checkpoint(&from)?;
         let Description { model, mut train, .. } = start.description().clone();
+        if train.fade(start.position().step) > 0.0 {
+            let why =
+                "full experts still fade out beside its clusters; let the run go on until they are gone";
+            return Err(Error::config("--from", from.display(), why));
+        }
         if start.form() != model.ffn {
             let why = format!(
                 "its experts are still {}; let the run go on until they are {}",
@@ -278,6 +284,7 @@ impl<T: Elem> Session<T> {
             let step = line.step;
             progress.step(&line);
             self.note_conversion(&line);
+            Similarities::keep(self.run.path(), &line)?;
             self.metrics.push(line)?;
             if step % save_every == 0 {
                 self.save()?;

@@ -1,28 +1,33 @@
 //! What `compare` trains side by side.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::moe::FfnKind;
-use crate::train::config::{Balance, Granularity, Mode, ModelConfig, TrainConfig};
+use crate::train::config::{Balance, Granularity, Mode, ModelConfig, Parts, TrainConfig};
 
 /// A named change of the model and schedule that `compare` was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Variant {
     /// One feed-forward part of `topk` times the inner size.
     Dense,
     /// Flat top-k over full experts.
     Flat,
-    /// The same, balanced by a selection bias.
-    FlatBias,
-    /// Full experts behind the two-stage router.
+    /// The same, balanced by a loss and a selection bias.
+    FlatBoth,
+    /// No clustering: full experts behind the two-stage router.
     Full,
     /// Clusters that are regrouped while training.
     Clustered,
-    /// The same, balanced by a selection bias.
+    /// The same, balanced by a loss alone.
+    ClusteredLoss,
+    /// The same, balanced by a selection bias alone.
     ClusteredBias,
     /// Full experts that are grouped and factorised after the burn-in.
     Convert,
+    /// The same, and the full experts fade out beside the clusters.
+    Anneal,
     /// Clusters whose residuals count as packed in INT4 for the last quarter of the steps.
     Int4,
     /// The same with one scale for a cluster, matrix and factor.
@@ -33,8 +38,18 @@ pub(crate) enum Variant {
     Every50,
     /// Attempts to regroup after every 200 steps.
     Every200,
-    /// No clustering: one cluster, whose base all experts share, and a flat router.
-    OneCluster,
+    /// Clusters that start as one grouping at random.
+    Start1,
+    /// As another.
+    Start2,
+    /// As a third.
+    Start3,
+    /// Bases without residuals.
+    BaseOnly,
+    /// Residuals without bases: experts of low rank.
+    ResidualsOnly,
+    /// No hierarchy: a flat router over all experts, which share one base.
+    NoHierarchy,
     /// Twice the clusters.
     TwiceClusters,
 }
@@ -44,38 +59,32 @@ impl Variant {
     pub const DEFAULT: [Variant; 3] = [Variant::Dense, Variant::Flat, Variant::Clustered];
 
     /// The name in options, folders and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Variant::Dense => "dense",
-            Variant::Flat => "flat",
-            Variant::FlatBias => "flat-bias",
-            Variant::Full => "full",
-            Variant::Clustered => "clustered",
-            Variant::ClusteredBias => "clustered-bias",
-            Variant::Convert => "convert",
-            Variant::Int4 => "int4",
-            Variant::Int4Group => "int4-group",
-            Variant::Static => "static",
-            Variant::Every50 => "every50",
-            Variant::Every200 => "every200",
-            Variant::OneCluster => "one-cluster",
-            Variant::TwiceClusters => "twice-clusters",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// The model and schedule of this variant.
-    pub fn of(self, model: &ModelConfig, train: &TrainConfig) -> (ModelConfig, TrainConfig) {
+    /// The model and schedule of this variant; `balance` is what was asked for.
+    pub fn of(
+        self,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        balance: Option<Balance>,
+    ) -> (ModelConfig, TrainConfig) {
         let ffn = match self {
             Variant::Dense => FfnKind::Dense,
-            Variant::Flat | Variant::FlatBias => FfnKind::Flat,
+            Variant::Flat | Variant::FlatBoth => FfnKind::Flat,
             Variant::Full => FfnKind::Full,
             _ => FfnKind::Clustered,
         };
         let (mut model, mut train) = (model.variant(ffn), train.clone());
+        train.balance = balance.unwrap_or(Balance::of(ffn));
         match self {
             Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
-            Variant::FlatBias | Variant::ClusteredBias => train.balance = Balance::Bias,
+            Variant::FlatBoth => train.balance = Balance::Both,
+            Variant::ClusteredLoss => train.balance = Balance::Loss,
+            Variant::ClusteredBias => train.balance = Balance::Bias,
             Variant::Convert => train.mode = Mode::Convert,
+            Variant::Anneal => train.mode = Mode::Anneal,
             Variant::Int4 | Variant::Int4Group => {
                 train.int4_from = (3 * train.steps / 4).max(1);
                 if self == Variant::Int4Group {
@@ -85,7 +94,12 @@ impl Variant {
             Variant::Static => train.cluster_every = 0,
             Variant::Every50 => train.cluster_every = 50,
             Variant::Every200 => train.cluster_every = 200,
-            Variant::OneCluster => model.clusters = 1,
+            Variant::Start1 => train.start_grouping = 1,
+            Variant::Start2 => train.start_grouping = 2,
+            Variant::Start3 => train.start_grouping = 3,
+            Variant::BaseOnly => model.parts = Parts::Base,
+            Variant::ResidualsOnly => model.parts = Parts::Residuals,
+            Variant::NoHierarchy => model.clusters = 1,
             Variant::TwiceClusters => model.clusters *= 2,
         }
         (model, train)
@@ -94,9 +108,7 @@ impl Variant {
 
 #[test]
 fn names_are_those_of_the_options() {
-    use clap::ValueEnum;
     for variant in Variant::value_variants() {
-        assert_eq!(variant.to_possible_value().unwrap().get_name(), variant.name());
         assert_eq!(serde_json::to_value(variant).unwrap(), variant.name());
     }
 }

@@ -1,6 +1,7 @@
 //! The backward pass of the model: the forward's operations in reverse, one block at a time.
 
 use super::activations::Block;
+use super::anneal::FULL;
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
 use super::model::{HEAD_ROWS, Model, embedding_scale, split_ids};
 use super::param::Param;
@@ -117,7 +118,8 @@ impl<T: Elem> Model<T> {
     fn block_backward(&mut self, l: usize, rows: usize, seq: usize, pass: &Pass<'_>) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads) = (config.hidden, config.heads);
-        let params = &mut self.params[config.layer_start(l)..config.layer_start(l + 1)];
+        let (params, full) = self.params.split_at_mut(config.fading_start(0));
+        let params = &mut params[config.layer_start(l)..config.layer_start(l + 1)];
         let acts = &mut self.acts;
         let Block { normed1, inv_rms1, qkv, attended, lse, middle, normed2, inv_rms2, ffn } =
             &mut acts.blocks[l];
@@ -126,7 +128,6 @@ impl<T: Elem> Model<T> {
         let (segments, accumulate) = (Segments::Whole(rows), pass.accumulate);
 
         let (attention, ffn_params) = params.split_at_mut(FFN);
-        let (weights, grads) = weights_and_grads(ffn_params)?;
         let loss = crate::ops::RouteLoss {
             balance: pass.router.loss.balance * pass.scale,
             z: pass.router.loss.z * pass.scale,
@@ -135,7 +136,16 @@ impl<T: Elem> Model<T> {
         let x = normed2.front([rows, hidden]);
         let operands =
             Backward { device, router, x, dy: dstream.as_view(), dx: dnormed.reborrow(), accumulate };
-        self.layer.backward(operands, &weights, grads, ffn, &mut acts.ws)?;
+        match &mut self.fading {
+            None => {
+                let (weights, grads) = weights_and_grads(ffn_params)?;
+                self.layer.backward(operands, &weights, grads, ffn, &mut acts.ws)?;
+            }
+            Some(fading) => {
+                let full = &mut full[l * FULL..(l + 1) * FULL];
+                fading.backward(l, &self.layer, operands, (ffn_params, full), ffn, &mut acts.ws)?;
+            }
+        }
         let (weight, dgain) = norm_operands(&mut attention[NORM2])?;
         device.run(RmsNormBackward {
             dy: dnormed.as_view(),
@@ -212,7 +222,7 @@ fn weight_and_grad<T: Elem>(param: &mut Param<T>) -> Result<(View<'_, T, 3>, Vie
 }
 
 #[allow(clippy::type_complexity, reason = "two lists in step")]
-fn weights_and_grads<T: Elem>(
+pub(super) fn weights_and_grads<T: Elem>(
     params: &mut [Param<T>],
 ) -> Result<(Vec<View<'_, T, 3>>, Vec<ViewMut<'_, f32, 3>>)> {
     params.iter_mut().map(weight_and_grad).collect()

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::config::{BaseWeights, ModelConfig, TrainConfig};
+use super::config::{BaseWeights, ModelConfig, Parts, TrainConfig};
 use super::model::Model;
 use super::param::{Buffer, Param, ParamState, Piece};
 use crate::device::Device;
@@ -85,6 +88,10 @@ pub struct Event {
     pub clusters: Vec<usize>,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// `[experts, experts]`: the similarity that it started from, experts by place. Not part of a metrics line: most would
+    /// be the size of a weight.
+    #[serde(skip)]
+    pub similarities: Vec<f32>,
 }
 
 /// What came of an attempt.
@@ -143,6 +150,27 @@ impl Clustering {
         self.layers.iter_mut().flat_map(|l| [&mut l.centroid, &mut l.load, &mut l.origin, &mut l.hold])
     }
 
+    /// Puts the experts of a clustered model that no step has seen into clusters at random, another grouping in each layer.
+    ///
+    /// The bases are alike then, so that the experts stay what they are.
+    pub(super) fn start_grouping<T: Elem>(&mut self, model: &mut Model<T>, seed: u64) -> Result<()> {
+        if model.layer.kind != FfnKind::Clustered {
+            return Ok(());
+        }
+        let shape = model.layer.shape;
+        for (l, experts) in self.layers.iter_mut().enumerate() {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(l as u64);
+            let mut order: Vec<usize> = (0..shape.experts).collect();
+            order.shuffle(&mut rng);
+            let params = model.ffn_mut(l);
+            let weights = carried(shape, &order, &tensors(params.iter().map(Param::values))?)?;
+            set_values(params, weights)?;
+            follow(&mut experts.origin.tensor, 0, &order)?;
+        }
+        Ok(())
+    }
+
     /// Forgets what was seen since the last step that counted: a step starts.
     pub fn start_step(&mut self) {
         self.layers.iter_mut().for_each(|experts| experts.seen.slots.fill(0));
@@ -194,7 +222,7 @@ impl Clustering {
         config: &TrainConfig,
         step: u64,
     ) -> Result<Vec<Event>> {
-        if model.layer.kind != FfnKind::Clustered {
+        if model.layer.kind != FfnKind::Clustered || model.config.parts != Parts::Both {
             return Ok(Vec::new());
         }
         (0..self.layers.len()).map(|l| self.regroup_layer(l, model, config, step)).collect()
@@ -212,8 +240,8 @@ impl Clustering {
         let experts = &mut self.layers[l];
         let device = model.device.clone();
         let params = model.ffn_mut(l);
-        let similarity = experts.similarity(&device, params, shape, config.cluster_alpha)?;
-        let similarity = View::new(&similarity, [shape.experts; 2])?;
+        let similarities = experts.similarity(&device, params, shape, config.cluster_alpha)?;
+        let similarity = View::new(&similarities, [shape.experts; 2])?;
         let current = Grouping::contiguous(shape.experts, shape.clusters)?;
         let seed = seed_of(config, step, l);
         let proposal = propose(&current, similarity, f64::from(config.cluster_tau), seed)?;
@@ -240,6 +268,7 @@ impl Clustering {
             jaccard: current.jaccard(&proposal),
             clusters: experts.clusters(shape)?,
             seconds: start.elapsed().as_secs_f64(),
+            similarities: similarities.iter().map(|&s| s as f32).collect(),
         })
     }
 }
@@ -340,12 +369,15 @@ fn weights_gram<T: Elem>(
     device.run(ResidualGram { w13, w2, b, a2, gram, workspace })
 }
 
+fn set_values<T: Elem>(params: &mut [Param<T>], weights: Tensors) -> Result<()> {
+    let Tensors { router, w13, w2, b, a2 } = weights;
+    let values = [router, w13, w2, b, a2];
+    params.iter_mut().zip(values).try_for_each(|(param, values)| param.set_values(&values))
+}
+
 /// Writes regrouped weights back, and the moments after them, one at a time.
 fn carry<T: Elem>(params: &mut [Param<T>], shape: Shape, order: &[usize], weights: Tensors) -> Result<()> {
-    let Tensors { router, w13, w2, b, a2 } = weights;
-    for (param, values) in params.iter_mut().zip([router, w13, w2, b, a2]) {
-        param.set_values(&values)?;
-    }
+    set_values(params, weights)?;
     type Moment = fn(&mut ParamState) -> &mut Tensor<f32, 3>;
     let moments: [Moment; 2] = [|s| &mut s.m, |s| &mut s.v];
     for moment in moments {

@@ -22,7 +22,8 @@ impl Clustering {
     /// Makes a clustered model of one of full experts behind the same router. Moments of the optimiser travel with the rows
     /// of the router; those of bases and factors start from zero.
     ///
-    /// Holds both forms of one layer at a time.
+    /// Holds both forms of one layer at a time; of all layers where the full experts are to fade out
+    /// ([`Mode::Anneal`](super::config::Mode)).
     pub(super) fn convert<T: Elem>(
         &mut self,
         model: &mut Model<T>,
@@ -37,6 +38,7 @@ impl Clustering {
         model.acts =
             Activations::new(&ModelConfig { layers: 1, vocab: 1, ..from.clone() }, &device, 0, false)?;
         let mut old = std::mem::take(&mut model.params).into_iter();
+        let (share, mut fading) = (config.fade(step), Vec::new());
         let mut events = Vec::new();
         model.params.extend(old.by_ref().take(from.layer_start(0)));
         for l in 0..from.layers {
@@ -44,15 +46,24 @@ impl Clustering {
             let full: Vec<Param<T>> =
                 old.by_ref().take(from.layer_start(1) - from.layer_start(0) - FFN).collect();
             let experts = &mut self.layers[l];
-            let (params, event) =
-                experts.convert(l, full, &mut model.bias[l], &to, (config, step), &device)?;
+            let (params, order, event) =
+                experts.convert(l, &full, &mut model.bias[l], &to, (config, step), &device)?;
             model.params.extend(params);
             events.push(event);
+            if share > 0.0 {
+                let mut full: Vec<_> = full.into_iter().skip(1).collect(); // the router is the clusters' now
+                full.iter_mut().try_for_each(|param| move_experts(param, &order))?;
+                fading.extend(full);
+            }
         }
         model.params.extend(old);
+        model.params.extend(fading);
         model.layer = to.layer();
         model.acts = Activations::new(&to, &device, batch, true)?;
         model.config = to;
+        if share > 0.0 {
+            model.fade(share, true)?;
+        }
         Ok(events)
     }
 }
@@ -62,23 +73,20 @@ impl Experts {
     fn convert<T: Elem>(
         &mut self,
         l: usize,
-        full: Vec<Param<T>>,
+        full: &[Param<T>],
         bias: &mut Buffer,
         to: &ModelConfig,
         (config, step): (&TrainConfig, u64),
         device: &Device,
-    ) -> Result<(Vec<Param<T>>, Event)> {
+    ) -> Result<(Vec<Param<T>>, Vec<usize>, Event)> {
         let start = Instant::now();
         let shape = to.layer().shape;
-        let [router, w13, w2] = match full.as_slice() {
-            [router, w13, w2] => [router, w13, w2],
-            other => return Err(not_full(other.len())),
-        };
+        let [router, w13, w2] = full else { return Err(not_full(full.len())) };
         let mut param = device.zeros([shape.experts; 2])?;
         add_gram(device, w13, false, &mut param)?;
         add_gram(device, w2, true, &mut param)?;
-        let similarity = self.fused(device, &param, config.cluster_alpha)?;
-        let similarity = View::new(&similarity, [shape.experts; 2])?;
+        let similarities = self.fused(device, &param, config.cluster_alpha)?;
+        let similarity = View::new(&similarities, [shape.experts; 2])?;
         let current = Grouping::contiguous(shape.experts, shape.clusters)?;
         let seed = seed_of(config, step, l);
         let grouping = propose(&current, similarity, f64::from(config.cluster_tau), seed)?;
@@ -108,9 +116,19 @@ impl Experts {
             jaccard: current.jaccard(&grouping),
             clusters: self.clusters(shape)?,
             seconds: start.elapsed().as_secs_f64(),
+            similarities: similarities.iter().map(|&s| s as f32).collect(),
         };
-        Ok((params, event))
+        Ok((params, order, event))
     }
+}
+
+/// Puts the matrices of full experts, and their moments, in `order`.
+fn move_experts<T: Elem>(param: &mut Param<T>, order: &[usize]) -> Result<()> {
+    let (values, per) = (param.values()?, param.len() / order.len().max(1));
+    let moved: Vec<f32> = order.iter().flat_map(|&e| &values[e * per..(e + 1) * per]).copied().collect();
+    param.set_values(&moved)?;
+    let Some(state) = &mut param.state else { return Ok(()) };
+    [&mut state.m, &mut state.v].into_iter().try_for_each(|moment| follow(moment, 0, order))
 }
 
 /// The tensors of the clustered layer; the router keeps the experts' rows and turns those of clusters to their members.

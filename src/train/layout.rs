@@ -4,7 +4,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::config::{FfnKind, ModelConfig};
+use super::anneal::FULL;
+use super::config::{FfnKind, ModelConfig, Parts};
 use super::param::{Buffer, Param, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
@@ -63,6 +64,11 @@ impl ModelConfig {
     /// Number of parameters (tensors, not elements) of a layer.
     pub(super) fn params_per_layer(&self) -> usize {
         FFN + self.layer().weight_shapes().len()
+    }
+
+    /// Position of the first parameter of layer `layer`'s full experts while they fade out ([`Mode::Anneal`](super::config::Mode)).
+    pub(super) fn fading_start(&self, layer: usize) -> usize {
+        self.layer_start(self.layers) + 1 + layer * FULL
     }
 
     /// Position of the first parameter of layer `layer`; that of the final norm for `layer = layers`.
@@ -189,7 +195,7 @@ fn specs(config: &ModelConfig) -> Vec<Spec> {
             pieces: vec![(out, Start::Normal(fan(d) / depth))],
         });
         specs.push(norm(name("post_attention_layernorm")));
-        let pieces = ffn_pieces(config.layer(), l, depth);
+        let pieces = ffn_pieces(config.layer(), config.parts, l, depth);
         let shapes = config.layer().weight_shapes().into_iter();
         specs.extend(shapes.zip(pieces).map(|(shape, pieces)| Spec { shape, decay: true, pieces }));
     }
@@ -200,11 +206,11 @@ fn specs(config: &ModelConfig) -> Vec<Spec> {
 /// The pieces of each weight of a layer's feed-forward part, in the order of [`Layer::weight_shapes`].
 pub(crate) fn pieces_of(layer: Layer, l: usize) -> Vec<Vec<Piece>> {
     let pieces = |weight: Vec<(Piece, Start)>| weight.into_iter().map(|(piece, _)| piece).collect();
-    ffn_pieces(layer, l, 1.0).into_iter().map(pieces).collect()
+    ffn_pieces(layer, Parts::Both, l, 1.0).into_iter().map(pieces).collect()
 }
 
 /// The pieces of each feed-forward weight, in the order of [`Layer::weight_shapes`].
-fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
+fn ffn_pieces(layer: Layer, parts: Parts, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
     let Shape { hidden: d, inner: f, experts, clusters, rank: r, .. } = layer.shape;
     let per = experts / clusters;
     let name = |part: String| format!("model.layers.{l}.mlp.{part}.weight");
@@ -244,30 +250,38 @@ fn ffn_pieces(layer: Layer, l: usize, depth: f64) -> Vec<Vec<(Piece, Start)>> {
         FfnKind::Clustered => {
             let factor =
                 |e: usize, part: &str, side: &str| name(format!("{}{part}_proj.lora_{side}", expert(e)));
-            let mut w13: Vec<_> =
-                (0..clusters).flat_map(|g| gate_up(&cluster(g), g, Start::Shared)).collect();
-            let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, Start::Shared)).collect();
             // The router weighs a token's cluster with p_g, near 1 / clusters at the start: without this factor
             // the layer would start that much weaker, and raising p_g would pay before choosing well does.
-            w2.iter_mut().for_each(|(_, start)| *start = Start::Shared(out * clusters as f64));
+            let last = out * clusters as f64;
+            let base = |start: Start| if parts == Parts::Residuals { Start::Zero } else { start };
+            let mut w13: Vec<_> =
+                (0..clusters).flat_map(|g| gate_up(&cluster(g), g, Start::Shared)).collect();
+            let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, |_| Start::Zero)).collect();
+            w13.iter_mut().for_each(|(_, start)| *start = base(*start));
+            w2.iter_mut().for_each(|(_, start)| *start = base(Start::Shared(last)));
             let (mut b, mut a2) = (Vec::new(), Vec::new());
-            // A is small and B zero: the residual starts at zero, and B gets a gradient at once.
+            // A is small and B zero: the residual starts at zero, and B gets a gradient at once. Without a base the
+            // product of both has to start as large as a base would.
+            let root = (r as f64).sqrt();
+            let first =
+                |deviation: f64| if parts == Parts::Base { Start::Zero } else { Start::Normal(deviation) };
+            let second = |deviation: f64| {
+                if parts == Parts::Residuals { Start::Normal(deviation) } else { Start::Zero }
+            };
             for e in 0..experts {
                 let (g, i) = (e / per, e % per);
                 for (half, part) in ["gate", "up"].into_iter().enumerate() {
                     let row = 2 * f + (2 * i + half) * r;
-                    w13.push((
-                        Piece::matrix(factor(e, part, "A"), g, row..row + r, 0..d),
-                        Start::Normal(into),
-                    ));
+                    w13.push((Piece::matrix(factor(e, part, "A"), g, row..row + r, 0..d), first(into)));
                     b.push((
                         Piece::matrix(factor(e, part, "B"), e, half * f..(half + 1) * f, 0..r),
-                        Start::Zero,
+                        second(1.0 / root),
                     ));
                 }
                 let col = f + i * r;
-                w2.push((Piece::matrix(factor(e, "down", "B"), g, 0..d, col..col + r), Start::Zero));
-                a2.push((Piece::matrix(factor(e, "down", "A"), e, 0..r, 0..f), Start::Normal(out * depth)));
+                let b2 = second(last / (out * depth * root));
+                w2.push((Piece::matrix(factor(e, "down", "B"), g, 0..d, col..col + r), b2));
+                a2.push((Piece::matrix(factor(e, "down", "A"), e, 0..r, 0..f), first(out * depth)));
             }
             vec![router, w13, w2, b, a2]
         }

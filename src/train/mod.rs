@@ -2,6 +2,7 @@
 
 pub mod accounting;
 mod activations;
+mod anneal;
 pub mod backward;
 pub mod balance;
 pub mod checkpoint;

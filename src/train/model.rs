@@ -4,7 +4,8 @@
 //! projection tied to the embedding. Nothing here computes: every step is an operation on `device`.
 
 use super::activations::{Activations, Block};
-use super::config::ModelConfig;
+use super::anneal::{self, Fading};
+use super::config::{ModelConfig, Parts};
 use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
 use super::param::{Buffer, Param};
 use crate::device::Device;
@@ -34,6 +35,8 @@ pub struct Model<T> {
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
     pub(super) acts: Activations<T>,
+    /// Full experts that fade out; their weights are the last of `params`.
+    pub(super) fading: Option<Fading<T>>,
     /// Room for the factor that is packed at the moment; empty until one is.
     room: Tensor<T, 1>,
 }
@@ -59,7 +62,16 @@ impl<T: Elem> Model<T> {
         let bias = layout::biases(config, device)?;
         let acts = Activations::new(config, device, batch, train)?;
         let room = device.zeros([0])?;
-        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts, room })
+        Ok(Model {
+            config: config.clone(),
+            device: device.clone(),
+            layer,
+            params,
+            bias,
+            acts,
+            fading: None,
+            room,
+        })
     }
 
     /// The shape it was made with.
@@ -120,6 +132,21 @@ impl<T: Elem> Model<T> {
         Ok(())
     }
 
+    /// Makes the gradients of bases zero where there are to be none ([`Parts::Residuals`]). Factors that are to be none need
+    /// no such help: each one's gradient is a product with the other, which is zero.
+    pub(super) fn drop_missing_gradients(&mut self) -> Result<()> {
+        if self.config.parts != Parts::Residuals || self.layer.kind != FfnKind::Clustered {
+            return Ok(());
+        }
+        for param in &mut self.params {
+            let Some(state) = &mut param.state else { continue };
+            for base in param.pieces.iter().filter(|piece| piece.name.contains(".clusters.")) {
+                base.scatter(&vec![0.0; base.len()], &mut state.grad)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).
     pub fn activation_bytes(&self) -> u64 {
         self.acts.kept_bytes()
@@ -127,7 +154,7 @@ impl<T: Elem> Model<T> {
 
     /// Bytes of buffers that live for one operation or one layer's pass only.
     pub fn workspace_bytes(&self) -> u64 {
-        self.acts.workspace_bytes()
+        self.acts.workspace_bytes() + self.fading.as_ref().map_or(0, Fading::bytes)
     }
 
     /// Negative log-likelihood in nats of each id after the first, given all before it; `ids` holds
@@ -246,7 +273,39 @@ impl<T: Elem> Model<T> {
         let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
         let pass = Forward { device, router, bias, x: normed.as_view(), y };
-        self.layer.forward(pass, &weights, ffn, ws)
+        match &mut self.fading {
+            None => self.layer.forward(pass, &weights, ffn, ws),
+            Some(fading) => {
+                let full = &self.params[config.fading_start(l)..][..anneal::FULL];
+                fading.forward(l, &self.layer, pass, (&weights, full), ffn, ws)
+            }
+        }
+    }
+
+    /// Lets full experts, zero and still to be loaded, fade out beside the clusters, `share` theirs.
+    pub(super) fn start_fading(&mut self, share: f32, train: bool) -> Result<()> {
+        self.params.extend(anneal::build(&self.config, &self.device, train)?);
+        self.fade(share, train)
+    }
+
+    /// Whether full experts fade out beside the clusters ([`Mode::Anneal`](super::config::Mode)).
+    pub fn is_fading(&self) -> bool {
+        self.fading.is_some()
+    }
+
+    /// Gives the full experts among the parameters this share.
+    pub(super) fn fade(&mut self, share: f32, train: bool) -> Result<()> {
+        let fading = match &mut self.fading {
+            Some(fading) => fading,
+            None => self.fading.insert(Fading::new(&self.config, &self.device, self.acts.batch, train)?),
+        };
+        fading.set_share(share)
+    }
+
+    /// Drops the full experts.
+    pub(super) fn end_fading(&mut self) {
+        self.fading = None;
+        self.params.truncate(self.config.fading_start(0));
     }
 
     /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::train::config::{
-    Balance, BaseWeights, FfnKind, Granularity, Mode, ModelConfig, Precision, TrainConfig,
+    Balance, BaseWeights, BiasStep, FfnKind, Granularity, Mode, ModelConfig, Parts, Precision, TrainConfig,
 };
 
 /// Named starting points; every value can be overridden by its option.
@@ -43,6 +43,7 @@ impl Preset {
             clusters,
             topk: 2,
             rank,
+            parts: Parts::Both,
             rope_theta: 10_000.0,
             norm_eps: 1e-5,
         }
@@ -67,14 +68,17 @@ impl Preset {
             beta2: 0.95,
             eps: 1e-8,
             clip: 1.0,
-            balance: Balance::Loss,
+            balance: Balance::of(FfnKind::Clustered),
             balance_coefficient: 0.01,
-            bias_rate: 1e-3,
+            bias_rate: 1e-2,
+            bias_step: BiasStep::Share,
             z_loss: 0.0,
             temperature_start: 1.0,
             temperature_end: 0.7,
             burn_in: 200,
             mode: Mode::Native,
+            anneal_share: 0.25,
+            start_grouping: 0,
             cluster_every: 100,
             cluster_alpha: 0.7,
             cluster_tau: 0.1,

@@ -78,6 +78,9 @@ impl<T: Elem> Trainer<T> {
             clustering,
             form,
         };
+        if config.start_grouping > 0 {
+            trainer.clustering.start_grouping(&mut trainer.model, config.start_grouping)?;
+        }
         trainer.fit_model()?;
         trainer.pack()?;
         Ok(trainer)
@@ -116,6 +119,11 @@ impl<T: Elem> Trainer<T> {
         if form != self.model.config().ffn {
             let config = ModelConfig { ffn: form, ..self.model.config().clone() };
             self.model = Model::new(&config, &self.device, self.config.batch, self.config.seed, true)?;
+            self.fit_model()?;
+        }
+        let share = self.config.fade(step);
+        if share > 0.0 && form == FfnKind::Clustered {
+            self.model.start_fading(share, true)?;
             self.fit_model()?;
         }
         Ok(())
@@ -179,6 +187,7 @@ impl<T: Elem> Trainer<T> {
                 self.clustering.see(&self.model, rows, load.slots())?;
             }
         }
+        self.model.drop_missing_gradients()?;
         if !cross_entropy.is_finite() {
             return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
         }
@@ -199,6 +208,7 @@ impl<T: Elem> Trainer<T> {
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
         }
+        self.fade(step)?;
         self.step = step;
         self.pack()?;
         Ok(StepReport {
@@ -225,11 +235,24 @@ impl<T: Elem> Trainer<T> {
             let clusters = self.model.config().routing_clusters();
             for (bias, slots) in self.model.buffers_mut().iter_mut().zip(slots) {
                 let mut values = bias.tensor.to_vec()?;
-                balance::adjust(&mut values, slots, clusters, config.bias_rate);
+                balance::adjust(&mut values, slots, clusters, config.bias_rate, config.bias_step);
                 bias.tensor.copy_from(&values)?;
             }
         }
         Ok(())
+    }
+
+    /// Moves full experts that fade out on to their share after `step`, and drops them in the end.
+    fn fade(&mut self, step: u64) -> Result<()> {
+        let share = self.config.fade(step);
+        if !self.model.is_fading() {
+            Ok(())
+        } else if share > 0.0 {
+            self.model.fade(share, true)
+        } else {
+            self.model.end_fading();
+            self.fit_model()
+        }
     }
 
     fn update(&mut self, step: u64) -> Result<()> {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::moe::FfnKind;
-use crate::train::config::{Balance, BaseWeights, Granularity, Mode, Precision};
+use crate::train::config::{Balance, BaseWeights, BiasStep, Granularity, Mode, Parts, Precision};
 use crate::train::preset::Preset;
 
 /// A finite f32: JSON, which options pass through, has no other.
@@ -182,15 +182,18 @@ pub(crate) struct Options {
     /// Largest global norm of the gradient.
     #[arg(long, help_heading = "Schedule")]
     pub clip: Option<Number>,
-    /// What keeps the experts' load even.
+    /// What keeps the experts' load even [default: the loss for flat experts, both with clusters].
     #[arg(long, value_enum, help_heading = "Schedule")]
     pub balance: Option<Balance>,
     /// Coefficient of the balance loss.
     #[arg(long, help_heading = "Schedule")]
     pub balance_coefficient: Option<Number>,
-    /// Change of the selection bias in a step.
+    /// Change of the selection bias in a step, at most.
     #[arg(long, help_heading = "Schedule")]
     pub bias_rate: Option<Number>,
+    /// How far the selection bias moves.
+    #[arg(long, value_enum, help_heading = "Schedule")]
+    pub bias_step: Option<BiasStep>,
     /// Coefficient of the router's z-loss.
     #[arg(long, help_heading = "Schedule")]
     pub z_loss: Option<Number>,
@@ -207,6 +210,16 @@ pub(crate) struct Options {
     /// How a clustered model comes to be.
     #[arg(long, value_enum, help_heading = "Clustering")]
     pub mode: Option<Mode>,
+    /// Share of all steps over which mode anneal fades full experts out, after the burn-in.
+    #[arg(long, help_heading = "Clustering")]
+    pub anneal_share: Option<Number>,
+    /// Which parts of the experts there are.
+    #[arg(long, value_enum, help_heading = "Clustering")]
+    pub parts: Option<Parts>,
+    /// Seed of a grouping at random to start from; 0 for experts in their order.
+    #[arg(long, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64),
+        help_heading = "Clustering")]
+    pub start_grouping: Option<u64>,
     /// Steps between attempts to regroup the experts, after the burn-in; 0 for none [default: 100, with more than 256
     /// experts 200].
     #[arg(long, value_name = "STEPS", help_heading = "Clustering")]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::Options;
 use crate::error::{Error, Result};
-use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::config::{Balance, ModelConfig, TrainConfig};
 
 /// Most threads `--threads` takes: beyond it a number is a slip, not a machine.
 const MOST_THREADS: usize = 4096;
@@ -71,6 +71,9 @@ impl Options {
         let mut train: TrainConfig = overlay(&train, &given)?;
         if self.cluster_every.is_none() && model.experts > MANY_EXPERTS {
             train.cluster_every = train.cluster_every.max(CLUSTER_EVERY_WITH_MANY);
+        }
+        if self.balance.is_none() && self.ffn.is_some() {
+            train.balance = Balance::of(model.ffn);
         }
         if let Some(tokens) = self.tokens {
             train.steps = tokens.div_ceil(train.tokens_per_step(model.seq).max(1));

@@ -187,6 +187,7 @@ impl Checkpoint {
                 self.check(option, wanted, ours)?;
             }
         }
+        self.check("--parts", model.parts, ours.parts)?;
         self.check("--rope-theta", model.rope_theta, ours.rope_theta)?;
         self.check("--norm-eps", model.norm_eps, ours.norm_eps)
     }

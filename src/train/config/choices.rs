@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::elem::DType;
 use crate::int4::{Int4Block, Int4Format};
+use crate::moe::FfnKind;
 
 /// Storage of weights and activations; sums and the optimiser are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -38,11 +39,10 @@ impl fmt::Display for Precision {
 }
 
 /// What keeps the experts' load even.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// A loss at both levels of the router (Switch Transformer).
-    #[default]
     Loss,
     /// A bias of the choice at both levels that rises where load is below the mean and falls where it is above (loss-free
     /// balancing, arXiv 2408.15664).
@@ -52,6 +52,15 @@ pub enum Balance {
 }
 
 impl Balance {
+    /// What is used if nothing is said: the loss alone for flat experts, as published; both where there are clusters, whose
+    /// two levels of softmax make the loss slow to even out experts.
+    pub const fn of(ffn: FfnKind) -> Self {
+        match ffn {
+            FfnKind::Dense | FfnKind::Flat => Balance::Loss,
+            FfnKind::Full | FfnKind::Clustered => Balance::Both,
+        }
+    }
+
     /// Whether the balance loss counts.
     pub fn has_loss(self) -> bool {
         self != Balance::Bias
@@ -61,6 +70,17 @@ impl Balance {
     pub fn has_bias(self) -> bool {
         self != Balance::Loss
     }
+}
+
+/// How far a selection bias moves in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum BiasStep {
+    /// By the rate, whatever the load (arXiv 2408.15664): it never comes to rest.
+    Sign,
+    /// By the rate times how far the load is from the mean, over the mean, at most 1.
+    #[default]
+    Share,
 }
 
 /// Which weighted mean of its members a changed cluster's base may become, beside its old base and the plain mean; the one
@@ -88,6 +108,8 @@ pub enum Mode {
     Native,
     /// Full experts, near one common matrix, until the burn-in ends; then grouped by similarity and factorised.
     Convert,
+    /// As convert, but the full experts go on beside the clusters and fade out: `y = c E(x) + (1 - c) E~(x)`, `c` from 1 to 0.
+    Anneal,
 }
 
 impl Mode {
@@ -96,7 +118,32 @@ impl Mode {
         match self {
             Mode::Native => "native",
             Mode::Convert => "convert",
+            Mode::Anneal => "anneal",
         }
+    }
+}
+
+/// Which parts of a clustered model's experts there are. What is left out is kept as zeros, and experts with one part are
+/// never regrouped: a regrouping would give them the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parts {
+    /// A base for each cluster and a residual for each expert.
+    #[default]
+    Both,
+    /// Bases: the experts of a cluster are alike.
+    Base,
+    /// Residuals: experts of low rank with nothing in common.
+    Residuals,
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Parts::Both => "both",
+            Parts::Base => "base",
+            Parts::Residuals => "residuals",
+        })
     }
 }
 

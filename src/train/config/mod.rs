@@ -6,7 +6,7 @@ mod train;
 
 use crate::error::{Error, Result};
 pub use crate::moe::FfnKind;
-pub use choices::{Balance, BaseWeights, Granularity, Mode, Precision};
+pub use choices::{Balance, BaseWeights, BiasStep, Granularity, Mode, Parts, Precision};
 pub use model::ModelConfig;
 pub use train::TrainConfig;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{positive, rule};
+use super::{Parts, positive, rule};
 use crate::error::Result;
 use crate::moe::FfnKind;
 
@@ -35,6 +35,8 @@ pub struct ModelConfig {
     pub topk: usize,
     /// Rank of an expert's residual; only those of [`FfnKind::Clustered`] have one.
     pub rank: usize,
+    /// Which parts of a clustered model's experts there are.
+    pub parts: Parts,
     /// Base of the rotary embedding's wave lengths.
     pub rope_theta: f32,
     /// Added to the mean square in RMSNorm.

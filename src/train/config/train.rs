@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, BaseWeights, FfnKind, Granularity, Mode, Precision, positive, rule};
+use super::{Balance, BaseWeights, BiasStep, FfnKind, Granularity, Mode, Precision, positive, rule};
 use crate::error::Result;
 
 /// How a model is trained.
@@ -35,8 +35,10 @@ pub struct TrainConfig {
     pub balance: Balance,
     /// Coefficient of the balance loss, at both levels of the router.
     pub balance_coefficient: f32,
-    /// Change of the selection bias in a step.
+    /// Change of the selection bias in a step, at most.
     pub bias_rate: f32,
+    /// How far it moves.
+    pub bias_step: BiasStep,
     /// Coefficient of the router's z-loss; 0 for none.
     pub z_loss: f32,
     /// Router temperature until `burn_in`.
@@ -47,6 +49,10 @@ pub struct TrainConfig {
     pub burn_in: u64,
     /// How a clustered model comes to be.
     pub mode: Mode,
+    /// Share of all steps over which [`Mode::Anneal`] fades full experts out, from the burn-in on.
+    pub anneal_share: f32,
+    /// Seed of a grouping at random that a clustered model starts from; 0 for experts in their order.
+    pub start_grouping: u64,
     /// Steps between attempts to regroup the experts of a clustered model, the first after `burn_in`; 0 for none.
     pub cluster_every: u64,
     /// Share of the weights in the similarity of experts; the rest is that of their mean tokens.
@@ -97,18 +103,28 @@ impl TrainConfig {
 
     /// The form that a model of form `ffn` has after `done` steps.
     pub fn form(&self, ffn: FfnKind, done: u64) -> FfnKind {
-        let full = self.mode == Mode::Convert && ffn == FfnKind::Clustered && done < self.burn_in;
+        let full = self.mode != Mode::Native && ffn == FfnKind::Clustered && done < self.burn_in;
         if full { FfnKind::Full } else { ffn }
+    }
+
+    /// The share that full experts have beside the clusters in the step after `done` ([`Mode::Anneal`]); 0 when they are gone,
+    /// or not yet converted.
+    pub fn fade(&self, done: u64) -> f32 {
+        let span = (f64::from(self.anneal_share) * self.steps as f64).round() as u64;
+        let gone =
+            self.mode != Mode::Anneal || done < self.burn_in || done >= self.burn_in.saturating_add(span);
+        if gone { 0.0 } else { (1.0 - (done + 1 - self.burn_in) as f64 / (span + 1) as f64) as f32 }
     }
 
     /// Whether the residuals count as packed in INT4 once `done` steps are done: in the next step, and in evaluation.
     pub fn packs(&self, done: u64) -> bool {
-        self.int4_from > 0 && done + 1 >= self.int4_from
+        self.int4_from > 0 && done + 1 >= self.int4_from && self.fade(done) == 0.0
     }
 
-    /// Whether the experts may be regrouped after `step`.
+    /// Whether the experts may be regrouped after `step`: not while full ones fade out, which would have to move along.
     pub fn clusters_at(&self, step: u64) -> bool {
-        self.cluster_every > 0 && step >= self.burn_in && step.is_multiple_of(self.cluster_every)
+        let due = self.cluster_every > 0 && step >= self.burn_in && step.is_multiple_of(self.cluster_every);
+        due && self.fade(step) == 0.0
     }
 
     /// Checks every rule of the schedule; `seq` is the model's.
@@ -124,6 +140,10 @@ impl TrainConfig {
         }
         if self.steps.checked_mul(self.tokens_per_step(seq)).is_none() {
             return rule("--steps", self.steps, "more tokens than can be counted".into());
+        }
+        if self.start_grouping > 0 && self.mode != Mode::Native {
+            let why = "only mode native has clusters at the start";
+            return rule("--start-grouping", self.start_grouping, why.into());
         }
         let above_zero = |x: f32| x.is_finite() && x > 0.0;
         let not_negative = |x: f32| x.is_finite() && x >= 0.0;
@@ -145,6 +165,7 @@ impl TrainConfig {
                 "must not be negative",
             ),
             ("--bias-rate", self.bias_rate, not_negative(self.bias_rate), "must not be negative"),
+            ("--anneal-share", self.anneal_share, share(self.anneal_share), "must lie in 0..=1"),
             ("--cluster-alpha", self.cluster_alpha, share(self.cluster_alpha), "must lie in 0..=1"),
             ("--cluster-tau", self.cluster_tau, cosine(self.cluster_tau), "must lie in -1..=1"),
             ("--cluster-gain", self.cluster_gain, not_negative(self.cluster_gain), "must not be negative"),
