@@ -19,4 +19,5 @@ pub mod model;
 mod observe;
 pub mod param;
 pub mod preset;
+mod seen;
 pub mod trainer;
