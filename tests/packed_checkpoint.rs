@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
 use common::int4::parts;
 use common::{Rng, norm_wise};
 use trimoe::moe::packed::Packed;
-use trimoe::train::checkpoint::{Checkpoint, DataKind, Description, Position, RunFolder};
+use trimoe::train::checkpoint::{Checkpoint, DataKind, Description, FORMAT, Position, RunFolder};
 use trimoe::train::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
 use trimoe::train::model::Model;
 use trimoe::train::preset::Preset;
@@ -210,6 +211,19 @@ fn weights_shrink_by_the_residuals_and_nothing_is_lost() {
     let saved = plain[0] - packed[0];
     assert!((0.80..0.86).contains(&(saved as f64 / factors as f64)), "{saved} of {factors}");
     assert!(packed[1] >= plain[1] + factors);
+}
+
+#[test]
+fn another_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let schedule = schedule(1, Granularity::Block);
+    let checkpoint = save(&trainer::<f32>(&schedule), &schedule, dir.path());
+    let state = checkpoint.path().join("state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace(&format!("\"format\": {FORMAT}"), "\"format\": 2")).unwrap();
+    let refused = Checkpoint::open(checkpoint.path()).unwrap_err().to_string();
+    let want = format!("it has format 2, and this version reads format {FORMAT}");
+    assert!(refused.contains(&want), "{refused}");
 }
 
 fn resumes<T: Elem>(int4: Granularity) {
