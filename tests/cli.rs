@@ -34,10 +34,15 @@ fn a_run_continues_to_the_bit_from_either_side_of_an_event() {
     let noise = ["--cluster-alpha", "0", "--centroid-rate", "1", "--experts", "8", "--balance", "bias"];
     let regroup = ["--cluster-every", "2", "--burn-in", "2", "--cluster-gain", "0", "--cluster-error", "9"];
     let convert = ["--cluster-every", "3", "--burn-in", "4", "--mode", "convert", "--precision", "bf16"];
+    let anneal = ["--cluster-every", "2", "--burn-in", "3", "--mode", "anneal", "--anneal-share", "0.4"];
     let packed = [&regroup[..], &["--int4-from", "4"]].concat();
-    for (args, want, count) in
-        [(&regroup[..], "accepted", 4), (&convert, "converted", 2), (&packed, "accepted", 4)]
-    {
+    let cases: [(&[&str], _, _); 4] = [
+        (&regroup, "accepted", 4),
+        (&convert, "converted", 2),
+        (&anneal, "converted", 3),
+        (&packed, "accepted", 4),
+    ];
+    for (args, want, count) in cases {
         let args = [args, &noise].concat();
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("whole");
@@ -202,4 +207,57 @@ fn a_reader_that_leaves_is_no_failure() {
     drop(child.stdout.take());
     let done = command::Done::from(child.wait_with_output().unwrap());
     assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_run_that_continues_outlives_the_checkpoint_it_came_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dir.path().join("text.txt"), dir.path().join("run"));
+    fs::write(&data, story(400)).unwrap();
+    let args = ["--data", text(&data), "--vocab", "300", "--save-every", "1", "--keep", "1"];
+    train(&out, 6, &[&args[..], &["--stop-at", "2"]].concat()).ok();
+    // The tokenizer came with the checkpoint of step 2, which is gone after step 3.
+    trimoe(&["train", "--resume", "--out", text(&out)]).ok();
+    let left = checkpoints(&out);
+    assert!(left.len() == 1 && left[0].ends_with("step-00000006"), "{left:?}");
+    trimoe(&["generate", "--checkpoint", text(&out), "--prompt", "the", "--length", "3"]).ok();
+}
+
+#[test]
+fn a_report_is_one_page_with_every_plot_and_no_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let [out, report] = ["runs", "report"].map(|name| dir.path().join(name));
+    let args = ["--variants", "flat,clustered", "--steps", "8", "--burn-in", "2", "--cluster-every", "2"];
+    let compare = [&args[..], &["--out", text(&out), "--report", text(&report)]].concat();
+    let said = small("compare", &compare).ok();
+    assert!(said.contains("report: "), "{said}");
+    let page = fs::read_to_string(report.join("index.html")).unwrap();
+    for part in [
+        "The three legs",
+        "about -80 %",
+        "Loss against tokens",
+        "Loss against seconds",
+        "accounted, not trained",
+    ] {
+        assert!(page.contains(part), "no {part:?}");
+    }
+    for plot in
+        ["Load per expert", "Cluster of each expert", "Similarity, layer 0, before step 2", "before step 8"]
+    {
+        assert!(page.contains(plot), "no {plot:?}");
+    }
+    // Two of loss, memory where the system tells it, load of both; membership and two similarities of one.
+    let plots = page.matches("<svg").count();
+    assert!(plots >= 7, "{plots}");
+    // Names of namespaces are no links; nothing is loaded.
+    for link in ["href", "src=", "url(", "<script"] {
+        assert!(!page.contains(link), "{link}");
+    }
+    assert_eq!(fs::read_dir(&report).unwrap().count(), 1);
+    // From finished runs, again, the same but for the times.
+    small("compare", &compare).ok();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let nowhere = dir.path().join("file/report");
+    small("compare", &[&args[..], &["--out", text(&out), "--report", text(&nowhere)]].concat())
+        .fails(1, &["cannot create", "report"]);
 }

@@ -6,12 +6,14 @@ use std::process::{Command, Stdio};
 use super::corpus::{Language, cache_folder};
 use super::interrupt;
 use super::options::Options;
-use super::summary::{Run, Summary, compare_table, write_json};
+use super::report::{self, Story};
+use super::summary::{Grid, Run, Summary, compare_rows, count, table, write_json};
 use super::terminal::{note, say};
 use super::variants::Variant;
 use crate::error::{Error, Result};
+use crate::train::accounting::Accounting;
 use crate::train::checkpoint::RunFolder;
-use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::config::{FfnKind, ModelConfig, Precision, TrainConfig};
 use crate::train::preset::Preset;
 
 /// Most seeds of a comparison: more is a slip.
@@ -28,13 +30,16 @@ pub(super) struct CompareOptions {
     /// Runs of each variant, with seeds from --seed on; their median is printed, and how far they spread.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// Folder to write a page with plots and tables to.
+    #[arg(long, value_name = "FOLDER")]
+    report: Option<PathBuf>,
 }
 
 /// Without a command: preset tiny on the built-in language, in a folder that is removed afterwards.
 pub(super) fn quick() -> Result<u8> {
     let out = std::env::temp_dir().join(format!("trimoe-{}", std::process::id()));
     let options = Options { preset: Some(Preset::Tiny), out: Some(out.clone()), ..Options::default() };
-    let result = run(CompareOptions { options, variants: Vec::new(), seeds: 1 });
+    let result = run(CompareOptions { options, variants: Vec::new(), seeds: 1, report: None });
     if let Err(e) = std::fs::remove_dir_all(&out) {
         tracing::warn!("cannot remove {}: {e}", out.display());
     }
@@ -42,7 +47,7 @@ pub(super) fn quick() -> Result<u8> {
 }
 
 pub(super) fn run(compare: CompareOptions) -> Result<u8> {
-    let CompareOptions { options, mut variants, seeds } = compare;
+    let CompareOptions { options, mut variants, seeds, report } = compare;
     let options = options.with_file()?;
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
     let (ffn, checkpoint) = (options.ffn.map(|f| f.to_string()), path(&options.checkpoint));
@@ -85,7 +90,9 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
             }
         }
     }
-    say(format_args!("{}", compare_table(&runs)))?;
+    let all: Vec<&Run> = runs.iter().collect();
+    let Grid { header, rows } = compare_rows(&all);
+    say(format_args!("{}", table(&header, rows)))?;
     if seeds > 1 {
         say(format_args!("medians of {seeds} seeds; in brackets the smallest and the largest"))?;
     }
@@ -93,6 +100,10 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
         say(format_args!("{mark}"))?;
     }
     write_json(compare.options.json.as_deref(), &runs)?;
+    if let Some(folder) = report {
+        let path = compare.report(&folder, &runs)?;
+        say(format_args!("report: {}", path.display()))?;
+    }
     Ok(0)
 }
 
@@ -130,9 +141,25 @@ impl Compare {
         Ok(Compare { options, model, train, out, marks })
     }
 
+    /// Writes the page about finished runs; returns where it is.
+    fn report(&self, folder: &Path, runs: &[Run]) -> Result<PathBuf> {
+        let ModelConfig { hidden, inner, layers, experts, clusters, topk, rank, .. } = self.model;
+        let tokens = count(self.train.steps.saturating_mul(self.train.tokens_per_step(self.model.seq)));
+        let seeds = runs.iter().filter(|run| run.name == runs[0].name).count();
+        let mut facts = vec![format!(
+            "{layers} layers, hidden {hidden}, inner {inner}, {experts} experts, {clusters} clusters, top-{topk}, rank \
+             {rank}; {tokens} training tokens, {seeds} seed(s); learning rate {}, balance coefficient {}.",
+            self.train.lr, self.train.balance_coefficient
+        )];
+        facts.extend(self.marks.iter().cloned());
+        facts.push(equal_dense(&self.model)?);
+        let read = |run| Story::read(run, &self.out.join(run_name(&run.name, run.seed)));
+        report::write(folder, &facts, &runs.iter().map(read).collect::<Result<Vec<_>>>()?)
+    }
+
     /// Trains one variant, continues it, or takes its result if it is finished.
     fn variant(&self, variant: Variant, seed: u64) -> Result<Outcome> {
-        let name = format!("{}-seed{seed}", variant.name());
+        let name = run_name(&variant.name(), seed);
         let folder = self.out.join(&name);
         let (model, train) =
             variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() }, self.options.balance);
@@ -168,6 +195,27 @@ impl Compare {
             _ => Err(Error::data(&folder, format!("training {name} ended with {status} and no result"))),
         }
     }
+}
+
+/// Of a run's folder.
+fn run_name(variant: &str, seed: u64) -> String {
+    format!("{variant}-seed{seed}")
+}
+
+/// What a dense model with flat's parameters would be: accounted, for it is not worth training.
+fn equal_dense(model: &ModelConfig) -> Result<String> {
+    let flat = model.variant(FfnKind::Flat);
+    let dense =
+        ModelConfig { ffn: FfnKind::Dense, inner: flat.inner.saturating_mul(flat.experts), ..flat.clone() };
+    let [dense, flat] = [dense, flat].map(|model| Accounting::new(&model, Precision::F32));
+    let (dense, flat) = (dense?, flat?);
+    Ok(format!(
+        "A dense model with flat's experts as one, {} parameters, all of them active, would take {:.1} MFLOP a token in \
+         training where flat takes {:.1}: accounted, not trained.",
+        count(dense.params_total),
+        dense.mflop_training,
+        flat.mflop_training
+    ))
 }
 
 /// The result of a finished variant; `None` if there is none or a crash cut it short.

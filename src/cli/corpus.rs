@@ -51,6 +51,14 @@ impl Language {
         }
     }
 
+    /// The tokenizer, for text.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Language::Text(tokenizer, _) => Some(tokenizer),
+            Language::Grammar(_) => None,
+        }
+    }
+
     /// Ids as text for people.
     pub fn spell(&self, ids: &[u32]) -> Result<String> {
         match self {

@@ -71,12 +71,7 @@ impl Metrics {
     /// Opens the file of a run that continues after `step`: later lines, which the run will write again, and
     /// a last line cut off by a crash are removed.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let text = match fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(e) => return Err(Error::io("read", path)(e)),
-        };
-        let mut lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut lines = Self::read(path)?;
         lines.retain(|line| line.step <= step);
         let temporary = path.with_extension("jsonl.tmp");
         let kept = lines.iter().map(to_json).collect::<String>();
@@ -84,6 +79,16 @@ impl Metrics {
         fs::rename(&temporary, path).map_err(Error::io("write", path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::io("open", path))?;
         Ok(Metrics { path: path.to_owned(), file, lines })
+    }
+
+    /// The whole lines of a file; none if it is missing.
+    pub fn read(path: &Path) -> Result<Vec<Line>> {
+        let text = match fs::read(path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Adds the line of a step.

@@ -93,8 +93,14 @@ pub(crate) struct Run {
     pub summary: Summary,
 }
 
+/// A header and rows of cells; the first cell of a row names it.
+pub(crate) struct Grid<'a> {
+    pub header: Vec<&'a str>,
+    pub rows: Vec<Vec<String>>,
+}
+
 /// The table of `compare`: a row for each name, in the order of the first runs.
-pub(crate) fn compare_table(runs: &[Run]) -> Table {
+pub(crate) fn compare_rows(runs: &[&Run]) -> Grid<'static> {
     let header = [
         "variant",
         "mode",
@@ -111,12 +117,7 @@ pub(crate) fn compare_table(runs: &[Run]) -> Table {
         "a2a B/tok",
         "time",
     ];
-    let mut names: Vec<&str> = Vec::new();
-    runs.iter().for_each(|run| {
-        if !names.contains(&run.name.as_str()) {
-            names.push(&run.name)
-        }
-    });
+    let names = names(runs);
     let row = |name: &str| {
         let all: Vec<&Summary> = runs.iter().filter(|run| run.name == name).map(|run| &run.summary).collect();
         let first = all[0];
@@ -142,16 +143,39 @@ pub(crate) fn compare_table(runs: &[Run]) -> Table {
             over(&|s| Some(s.seconds), |v| format!("{v:.1} s")),
         ]
     };
-    table(&header, names.into_iter().map(row))
+    Grid { header: header.into(), rows: names.into_iter().map(row).collect() }
+}
+
+/// The names of runs, each once.
+pub(crate) fn names<'a>(runs: &[&'a Run]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for run in runs {
+        if !names.contains(&run.name.as_str()) {
+            names.push(&run.name);
+        }
+    }
+    names
+}
+
+/// The median; `None` if one is missing, or there is none.
+pub(crate) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let mut values = values.collect::<Option<Vec<f64>>>()?;
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[half]),
+        _ => Some((values[half - 1] + values[half]) / 2.0),
+    }
 }
 
 /// The median, and in brackets how far values reach where they differ as shown; `-` if one is missing.
-fn spread(values: impl Iterator<Item = Option<f64>>, show: fn(f64) -> String) -> String {
-    let Some(mut values) = values.collect::<Option<Vec<f64>>>() else { return "-".into() };
-    values.sort_by(f64::total_cmp);
-    let (Some(&least), Some(&most)) = (values.first(), values.last()) else { return "-".into() };
-    let half = values.len() / 2;
-    let median = if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 };
+fn spread(values: impl Iterator<Item = Option<f64>> + Clone, show: fn(f64) -> String) -> String {
+    let ends = |of: fn(f64, f64) -> f64| values.clone().flatten().reduce(of);
+    let (Some(median), Some(least), Some(most)) = (median(values.clone()), ends(f64::min), ends(f64::max))
+    else {
+        return "-".into();
+    };
     let [median, least, most] = [median, least, most].map(show);
     if least == most { median } else { format!("{median} ({least}..{most})") }
 }

@@ -314,7 +314,7 @@ impl<T: Elem> Session<T> {
         let Description { model, train, .. } = &self.description;
         let step = self.trainer.step_count();
         let position = Position { step, tokens: step * train.tokens_per_step(model.seq) };
-        let tokenizer = self.language.tokenizer_path();
+        let tokenizer = self.language.tokenizer();
         let keep = self.options.keep.unwrap_or(2);
         let path = self.run.save(&self.trainer, &self.description, tokenizer, position, keep)?;
         tracing::info!("saved {}", path.display());

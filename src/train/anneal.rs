@@ -7,6 +7,7 @@
 use super::backward::weights_and_grads;
 use super::config::{FfnKind, ModelConfig};
 use super::layout;
+use super::model::Model;
 use super::param::Param;
 use crate::device::Device;
 use crate::elem::Elem;
@@ -62,6 +63,34 @@ pub(super) fn build<T: Elem>(config: &ModelConfig, device: &Device, train: bool)
         params.iter_mut().for_each(|param| param.state = None);
     }
     Ok(params)
+}
+
+impl<T: Elem> Model<T> {
+    /// Lets full experts, zero and still to be loaded, fade out beside the clusters, `share` theirs.
+    pub(super) fn start_fading(&mut self, share: f32, train: bool) -> Result<()> {
+        self.params.extend(build(&self.config, &self.device, train)?);
+        self.fade(share, train)
+    }
+
+    /// Whether full experts fade out beside the clusters ([`Mode::Anneal`](super::config::Mode)).
+    pub fn is_fading(&self) -> bool {
+        self.fading.is_some()
+    }
+
+    /// Gives the full experts among the parameters this share.
+    pub(super) fn fade(&mut self, share: f32, train: bool) -> Result<()> {
+        let fading = match &mut self.fading {
+            Some(fading) => fading,
+            None => self.fading.insert(Fading::new(&self.config, &self.device, self.acts.batch, train)?),
+        };
+        fading.set_share(share)
+    }
+
+    /// Drops the full experts.
+    pub(super) fn end_fading(&mut self) {
+        self.fading = None;
+        self.params.truncate(self.config.fading_start(0));
+    }
 }
 
 impl<T: Elem> Fading<T> {
@@ -196,5 +225,127 @@ fn wrong_parameters(count: usize) -> Error {
         op: "Anneal",
         rule: "a layer has a router first, and two weights of full experts",
         values: format!("weights = {count}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::preset::Preset;
+    use crate::view::ViewMut;
+
+    const ROWS: usize = 7;
+
+    /// Values that differ from each other and from zero, of this scale.
+    fn fill(tensor: &mut Tensor<f32, 3>, scale: f32, salt: usize) {
+        let wave = |i: usize| scale * ((i * 7919 + salt * 104_729) as f32 * 0.37).sin();
+        tensor.copy_from(&(0..tensor.len()).map(wave).collect::<Vec<_>>()).unwrap();
+    }
+
+    fn params(mut params: Vec<Param<f32>>) -> Vec<Param<f32>> {
+        // The router, first of both, is the same in both.
+        params.iter_mut().enumerate().for_each(|(i, p)| fill(&mut p.weight, 0.3, i));
+        params
+    }
+
+    fn grads(params: &[Param<f32>]) -> Vec<Vec<f32>> {
+        params.iter().map(|p| p.state.as_ref().unwrap().grad.to_vec().unwrap()).collect()
+    }
+
+    /// Output and gradient of the input of one form alone; the gradients of its parameters lie with them.
+    fn alone(
+        layer: Layer,
+        router: Router,
+        params: &mut [Param<f32>],
+        x: &[f32],
+        dy: &[f32],
+    ) -> [Vec<f32>; 2] {
+        let device = Device::cpu();
+        let hidden = layer.shape.hidden;
+        let shape = [ROWS, hidden];
+        let (mut y, mut dx) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let mut saved = layer.saved(&device, ROWS).unwrap();
+        let mut ws = Workspace::new(&device, &layer, ROWS, true, 0).unwrap();
+        let x = View::new(x, shape).unwrap();
+        let weights: Vec<_> = params.iter().map(|p| p.weight.view()).collect();
+        let out = ViewMut::new(&mut y, shape).unwrap();
+        let pass = Forward { device: &device, router, bias: None, x, y: out };
+        layer.forward(pass, &weights, &mut saved, &mut ws).unwrap();
+        let (weights, grads) = weights_and_grads(params).unwrap();
+        let (dy, out) = (View::new(dy, shape).unwrap(), ViewMut::new(&mut dx, shape).unwrap());
+        let pass = Backward { device: &device, router, x, dy, dx: out, accumulate: false };
+        layer.backward(pass, &weights, grads, &mut saved, &mut ws).unwrap();
+        [y, dx]
+    }
+
+    fn router(balance: f32) -> Router {
+        Router { temperature: 0.9, loss: RouteLoss { balance, z: 0.0 } }
+    }
+
+    fn near(got: &[f32], want: impl Iterator<Item = f32>, what: &str) {
+        let want: Vec<f32> = want.collect();
+        assert_eq!(got.len(), want.len(), "{what}");
+        let size = want.iter().fold(1e-3f32, |m, w| m.max(w.abs()));
+        for (g, w) in got.iter().zip(&want) {
+            assert!((g - w).abs() <= 1e-5 * size, "{what}: {g} {w}");
+        }
+    }
+
+    /// Everything is linear in the result's gradient, so the mix of both forms is the mix of what each gives alone; the loss
+    /// of the router, which does not depend on it, counts once.
+    #[test]
+    fn outputs_and_gradients_are_those_of_both_forms_in_their_shares() {
+        const C: f32 = 0.3;
+        let device = Device::cpu();
+        let preset = Preset::Tiny.model();
+        let config = ModelConfig { hidden: 12, inner: 10, heads: 2, rank: 3, layers: 1, seq: ROWS, ..preset };
+        let (clustered, full_layer) = (config.layer(), full_config(&config).layer());
+        let mut clusters = params(layout::build_ffn(&config, &device, 0).unwrap());
+        let mut full = params(layout::build_ffn(&full_config(&config), &device, 0).unwrap());
+        let tokens = |salt: usize| -> Vec<f32> {
+            (0..ROWS * 12).map(|i| ((i * 31 + salt) as f32 * 0.71).cos()).collect()
+        };
+        let (x, dy) = (tokens(1), tokens(2));
+
+        let scaled = |by: f32| dy.iter().map(|d| by * d).collect::<Vec<_>>();
+        let [y_full, dx_full] = alone(full_layer, router(0.0), &mut full, &x, &scaled(C));
+        let want_full = grads(&full);
+        let [y_clusters, dx_clusters] = alone(clustered, router(0.3), &mut clusters, &x, &scaled(1.0 - C));
+        let want_clusters = grads(&clusters);
+
+        let mut fading = Fading::<f32>::new(&config, &device, 1, true).unwrap();
+        fading.set_share(C).unwrap();
+        let mut saved = clustered.saved(&device, ROWS).unwrap();
+        let mut ws = Workspace::new(&device, &clustered, ROWS, true, 0).unwrap();
+        let mut y = vec![1.0; x.len()];
+        let mut dx = vec![9.0; x.len()];
+        let shape = [ROWS, 12];
+        let mut full: Vec<_> = full.into_iter().skip(1).collect();
+        for micro in 0..2 {
+            y.fill(1.0);
+            let views: Vec<_> = clusters.iter().map(|p| p.weight.view()).collect();
+            let (x, out) = (View::new(&x, shape).unwrap(), ViewMut::new(&mut y, shape).unwrap());
+            let pass = Forward { device: &device, router: router(0.3), bias: None, x, y: out };
+            fading.forward(0, &clustered, pass, (&views, &full), &mut saved, &mut ws).unwrap();
+            let (dy, out) = (View::new(&dy, shape).unwrap(), ViewMut::new(&mut dx, shape).unwrap());
+            let pass =
+                Backward { device: &device, router: router(0.3), x, dy, dx: out, accumulate: micro > 0 };
+            fading.backward(0, &clustered, pass, (&mut clusters, &mut full), &mut saved, &mut ws).unwrap();
+        }
+        let mix = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| 1.0 + C * a + (1.0 - C) * b).collect::<Vec<_>>()
+        };
+        near(&y, mix(&y_full, &y_clusters).into_iter(), "y");
+        near(&dx, dx_full.iter().zip(&dx_clusters).map(|(a, b)| a + b), "dx");
+        // Two micro-batches that are alike.
+        let (got_clusters, got_full) = (grads(&clusters), grads(&full));
+        for (i, (got, want)) in got_full.iter().zip(&want_full[1..]).enumerate() {
+            near(got, want.iter().map(|w| 2.0 * w), &format!("full {i}"));
+        }
+        for (i, (got, want)) in got_clusters.iter().zip(&want_clusters).enumerate().skip(1) {
+            near(got, want.iter().map(|w| 2.0 * w), &format!("clusters {i}"));
+        }
+        let routers = want_full[0].iter().zip(&want_clusters[0]);
+        near(&got_clusters[0], routers.map(|(a, b)| 2.0 * (a + b)), "router");
     }
 }

@@ -20,4 +20,5 @@ pub mod model;
 mod observe;
 pub mod param;
 pub mod preset;
+mod seen;
 pub mod trainer;

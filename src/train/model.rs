@@ -10,9 +10,9 @@ use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
 use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::int4::Int4Format;
-use crate::moe::packed::{fake_quantise, room_len};
+use crate::moe::packed::{Residuals, fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
@@ -34,6 +34,8 @@ pub struct Model<T> {
     pub(super) params: Vec<Param<T>>,
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
+    /// Residuals in INT4, of each layer, in the place of the parameters that are factors; none where those are plain.
+    residuals: Vec<Residuals>,
     pub(super) acts: Activations<T>,
     /// Full experts that fade out; their weights are the last of `params`.
     pub(super) fading: Option<Fading<T>>,
@@ -57,26 +59,50 @@ impl<T: Elem> Model<T> {
     /// state and one set of activations per layer; without, one set for all layers.
     pub fn new(config: &ModelConfig, device: &Device, batch: usize, seed: u64, train: bool) -> Result<Self> {
         config.validate()?;
-        let layer = config.layer();
         let params = layout::build(config, device, seed, train)?;
-        let bias = layout::biases(config, device)?;
-        let acts = Activations::new(config, device, batch, train)?;
-        let room = device.zeros([0])?;
+        Self::of(config, device, batch, params, Vec::new(), train)
+    }
+
+    /// A clustered model that only evaluates, for batches of up to `batch` sequences, whose residuals are INT4 of this format.
+    /// All weights are 0, to load into: factors are no parameters of it but [`residuals`](Self::residuals).
+    pub fn packed(config: &ModelConfig, device: &Device, batch: usize, format: Int4Format) -> Result<Self> {
+        config.validate()?;
+        ensure!("Model", config.ffn == FfnKind::Clustered, ffn = config.ffn);
+        let params = layout::build_packed(config, device)?;
+        let shape = config.layer().shape;
+        let residuals = (0..config.layers).map(|_| Residuals::new(device, &shape, format));
+        Self::of(config, device, batch, params, residuals.collect::<Result<_>>()?, false)
+    }
+
+    fn of(
+        config: &ModelConfig,
+        device: &Device,
+        batch: usize,
+        params: Vec<Param<T>>,
+        residuals: Vec<Residuals>,
+        train: bool,
+    ) -> Result<Self> {
         Ok(Model {
             config: config.clone(),
             device: device.clone(),
-            layer,
+            layer: config.layer(),
             params,
-            bias,
-            acts,
+            bias: layout::biases(config, device)?,
+            residuals,
+            acts: Activations::new(config, device, batch, train)?,
             fading: None,
-            room,
+            room: device.zeros([0])?,
         })
     }
 
     /// The shape it was made with.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The parameters, in a fixed order.
@@ -98,6 +124,22 @@ impl<T: Elem> Model<T> {
     pub fn ffn_mut(&mut self, layer: usize) -> &mut [Param<T>] {
         let parts = self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1);
         &mut self.params[parts]
+    }
+
+    /// Residuals in INT4, of each layer of a [`packed`](Self::packed) model; none of any other.
+    pub fn residuals(&self) -> &[Residuals] {
+        &self.residuals
+    }
+
+    /// The residuals, to load into.
+    pub fn residuals_mut(&mut self) -> &mut [Residuals] {
+        &mut self.residuals
+    }
+
+    /// Bytes of all weights as they are stored, without gradients and optimiser state.
+    pub fn weight_bytes(&self) -> u64 {
+        let plain: u64 = self.params.iter().map(|p| p.weight.bytes()).sum();
+        plain + self.residuals.iter().map(Residuals::bytes).sum::<u64>()
     }
 
     /// What else a checkpoint of the model holds: the selection bias of each layer's router, zero unless
@@ -273,39 +315,17 @@ impl<T: Elem> Model<T> {
         let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
         let pass = Forward { device, router, bias, x: normed.as_view(), y };
-        match &mut self.fading {
-            None => self.layer.forward(pass, &weights, ffn, ws),
-            Some(fading) => {
+        match (&mut self.fading, self.residuals.get(l)) {
+            (Some(fading), _) => {
                 let full = &self.params[config.fading_start(l)..][..anneal::FULL];
                 fading.forward(l, &self.layer, pass, (&weights, full), ffn, ws)
             }
+            (None, Some(residuals)) => {
+                let weights = residuals.on([weights[0], weights[1], weights[2]]);
+                self.layer.forward_packed(pass, weights, ffn, ws)
+            }
+            (None, None) => self.layer.forward(pass, &weights, ffn, ws),
         }
-    }
-
-    /// Lets full experts, zero and still to be loaded, fade out beside the clusters, `share` theirs.
-    pub(super) fn start_fading(&mut self, share: f32, train: bool) -> Result<()> {
-        self.params.extend(anneal::build(&self.config, &self.device, train)?);
-        self.fade(share, train)
-    }
-
-    /// Whether full experts fade out beside the clusters ([`Mode::Anneal`](super::config::Mode)).
-    pub fn is_fading(&self) -> bool {
-        self.fading.is_some()
-    }
-
-    /// Gives the full experts among the parameters this share.
-    pub(super) fn fade(&mut self, share: f32, train: bool) -> Result<()> {
-        let fading = match &mut self.fading {
-            Some(fading) => fading,
-            None => self.fading.insert(Fading::new(&self.config, &self.device, self.acts.batch, train)?),
-        };
-        fading.set_share(share)
-    }
-
-    /// Drops the full experts.
-    pub(super) fn end_fading(&mut self) {
-        self.fading = None;
-        self.params.truncate(self.config.fading_start(0));
     }
 
     /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose

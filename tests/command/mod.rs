@@ -131,7 +131,9 @@ pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 pub fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let parse = |line: &str| {
         let mut value: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        value.as_object_mut().expect("an object").remove("seconds").expect("a time");
+        let line = value.as_object_mut().expect("an object");
+        line.remove("seconds").expect("a time");
+        line.remove("memory"); // as the system gives it
         for event in value["clustering"].as_array_mut().into_iter().flatten() {
             event.as_object_mut().expect("an object").remove("seconds").expect("a time");
         }

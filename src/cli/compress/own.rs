@@ -86,7 +86,7 @@ pub(super) fn run(args: &CompressOptions, device: &Device) -> Result<u8> {
     // The model is clustered now, at whatever step.
     let train = TrainConfig { mode: Mode::Native, ..train };
     let description = Description::new(job.target.clone(), train, data);
-    let path = run.save_model(&ours.model, &description, job.language.tokenizer_path(), position)?;
+    let path = run.save_model(&ours.model, &description, job.language.tokenizer(), position)?;
     let random = if args.against_random {
         let settings = Settings { grouping: GroupBy::Random, ..job.settings.clone() };
         Some(job.compress(&compressor, &settings, "grouped at random")?)

@@ -8,9 +8,11 @@ use safetensors::Dtype;
 
 use super::state::{CONFIG, MODEL, OPTIMIZER, STATE, Sealed, State, TOKENIZER, moment_name};
 use super::tensors::{Lazy, Values, write_file, write_tensors};
-use super::{Checkpoint, Description, FORMAT, Position};
+use super::{Checkpoint, Description, FORMAT, Position, residuals};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
+use crate::train::data::Tokenizer;
+use crate::train::layout::is_factor;
 use crate::train::model::Model;
 use crate::train::param::Buffer;
 use crate::train::trainer::Trainer;
@@ -93,27 +95,30 @@ impl RunFolder {
         if run.checkpoints_path().is_dir() { run.newest() } else { Checkpoint::open(path) }
     }
 
-    /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
+    /// Writes a checkpoint, then removes the older ones beyond the last `keep`. Residuals are packed where they count so
+    /// ([`Trainer::packed`]), whatever the description says.
     ///
     /// On an error nothing is left of the new checkpoint, and the older ones are untouched.
     pub fn save<T: Elem>(
         &self,
         trainer: &Trainer<T>,
         description: &Description,
-        tokenizer: Option<&Path>,
+        tokenizer: Option<&Tokenizer>,
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
         let remembered: Vec<&Buffer> = trainer.clustering().buffers().collect();
-        self.write(trainer.model(), &remembered, description, tokenizer, position, keep)
+        let description = Description { packed: trainer.packed(), ..description.clone() };
+        self.write(trainer.model(), &remembered, &description, tokenizer, position, keep)
     }
 
     /// As [`RunFolder::save`], of a model alone: runs can start from such a checkpoint, and none can continue from it.
+    /// Residuals are packed as the description says.
     pub fn save_model<T: Elem>(
         &self,
         model: &Model<T>,
         description: &Description,
-        tokenizer: Option<&Path>,
+        tokenizer: Option<&Tokenizer>,
         position: Position,
     ) -> Result<PathBuf> {
         self.write(model, &[], description, tokenizer, position, 1)
@@ -124,7 +129,7 @@ impl RunFolder {
         model: &Model<T>,
         remembered: &[&Buffer],
         description: &Description,
-        tokenizer: Option<&Path>,
+        tokenizer: Option<&Tokenizer>,
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
@@ -183,22 +188,29 @@ fn write_all<T: Elem>(
     model: &Model<T>,
     remembered: &[&Buffer],
     description: &Description,
-    tokenizer: Option<&Path>,
+    tokenizer: Option<&Tokenizer>,
     position: Position,
 ) -> Result<()> {
     let mut files = BTreeMap::new();
     let params = model.params();
     let pieces =
         || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
-    let mut weights: Vec<_> = pieces()
-        .map(|(param, i, piece)| Lazy {
-            name: piece.name.clone(),
-            dtype: Dtype::F32,
-            shape: piece.shape(),
-            values: Box::new(move || Ok(Values::F32(param.get(i)?))),
-        })
-        .collect();
-    let mut moments = Vec::with_capacity(2 * weights.len());
+    let mut weights = Vec::new();
+    let mut masters = Vec::new();
+    for (param, i, piece) in pieces() {
+        let (name, shape) = (piece.name.clone(), piece.shape());
+        let values = Box::new(move || Ok(Values::F32(param.get(i)?)));
+        let weight = Lazy { name, dtype: Dtype::F32, shape, values };
+        match description.packed.is_some() && is_factor(piece) {
+            false => weights.push(weight),
+            true if param.state.is_some() => masters.push(weight),
+            true => {}
+        }
+    }
+    if let Some(packed) = description.packed {
+        weights.extend(residuals::packed(model, packed.format())?);
+    }
+    let mut moments = Vec::new();
     for (param, _, piece) in pieces() {
         let Some(state) = &param.state else { continue };
         for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
@@ -208,6 +220,7 @@ fn write_all<T: Elem>(
         }
     }
     weights.extend(model.buffers().iter().flat_map(lazy));
+    moments.extend(masters);
     moments.extend(remembered.iter().copied().flat_map(lazy));
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
         files.insert(name.to_owned(), write_file(&folder.join(name), content)?);
@@ -217,8 +230,7 @@ fn write_all<T: Elem>(
     write(OPTIMIZER, &|out| write_tensors(out, &moments))?;
     write(CONFIG, &|out| Ok(serde_json::to_writer_pretty(out, description)?))?;
     if let Some(tokenizer) = tokenizer {
-        let json = fs::read(tokenizer).map_err(Error::io("read", tokenizer))?;
-        write(TOKENIZER, &|out| out.write_all(&json))?;
+        write(TOKENIZER, &|out| out.write_all(tokenizer.json().as_bytes()))?;
     }
     let state = State { format: FORMAT, position, files };
     write_file(&folder.join(STATE), |out| Ok(serde_json::to_writer_pretty(out, &Sealed::new(state)?)?))?;

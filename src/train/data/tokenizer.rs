@@ -129,6 +129,11 @@ impl Tokenizer {
         write_atomically(path, |file| file.write_all(self.json.as_bytes()).map_err(Error::io("write", path)))
     }
 
+    /// What [`save`](Self::save) writes.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
     /// The ids of `text`, each below [`vocab_size`](Self::vocab_size); no special token is added.
     ///
     /// # Errors
