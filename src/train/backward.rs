@@ -2,7 +2,7 @@
 
 use super::activations::Block;
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, embedding_scale, split_ids};
+use super::model::{HEAD_ROWS, Model, bounds, embedding_scale, split_ids, unlocked};
 use super::param::Param;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -49,6 +49,9 @@ impl<T: Elem> Model<T> {
         }
         let (inputs, targets) = split_ids(pass.ids, pass.sequences)?;
         let (rows, seq) = (inputs.len(), inputs.len() / pass.sequences);
+        if let Some(offload) = self.offload.as_mut().filter(|_| !pass.accumulate) {
+            unlocked(offload).begin_step();
+        }
         let mut router_loss = 0.0;
         self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats, _| {
             router_loss += stats.loss(pass.router.loss);
@@ -126,6 +129,10 @@ impl<T: Elem> Model<T> {
         let (segments, accumulate) = (Segments::Whole(rows), pass.accumulate);
 
         let (attention, ffn_params) = params.split_at_mut(FFN);
+        let mut offload = self.offload.as_mut().map(unlocked);
+        if let Some(offload) = &mut offload {
+            offload.enter_backward(l, bounds(ffn), accumulate, &mut ffn_params[1..])?;
+        }
         let (weights, grads) = weights_and_grads(ffn_params)?;
         let loss = crate::ops::RouteLoss {
             balance: pass.router.loss.balance * pass.scale,
@@ -136,6 +143,9 @@ impl<T: Elem> Model<T> {
         let operands =
             Backward { device, router, x, dy: dstream.as_view(), dx: dnormed.reborrow(), accumulate };
         self.layer.backward(operands, &weights, grads, ffn, &mut acts.ws)?;
+        if let Some(offload) = offload {
+            offload.leave(&mut ffn_params[1..])?;
+        }
         let (weight, dgain) = norm_operands(&mut attention[NORM2])?;
         device.run(RmsNormBackward {
             dy: dnormed.as_view(),

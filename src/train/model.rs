@@ -3,16 +3,20 @@
 //! Pre-norm blocks of rotary causal attention and a feed-forward [`Layer`], RMSNorm, output
 //! projection tied to the embedding. Nothing here computes: every step is an operation on `device`.
 
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::activations::{Activations, Block};
-use super::config::ModelConfig;
+use super::config::{ModelConfig, TrainConfig};
 use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
+use super::offload::{Field, Offload};
 use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::int4::Int4Format;
 use crate::moe::packed::fake_quantise;
-use crate::moe::{FfnKind, Forward, Layer, Router};
+use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
     RouteStats, Routing,
@@ -34,6 +38,8 @@ pub struct Model<T> {
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
     pub(super) acts: Activations<T>,
+    /// Where clusters are, if they are offloaded; locked, since even reading a weight may move it.
+    pub(super) offload: Option<Mutex<Offload>>,
 }
 
 /// What the router of a layer did with a batch.
@@ -56,7 +62,7 @@ impl<T: Elem> Model<T> {
         let params = layout::build(config, device, seed, train)?;
         let bias = layout::biases(config, device)?;
         let acts = Activations::new(config, device, batch, train)?;
-        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts })
+        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts, offload: None })
     }
 
     /// The shape it was made with.
@@ -112,6 +118,7 @@ impl<T: Elem> Model<T> {
         let mut copies: Vec<Tensor<T, 3>> =
             layer.weight_shapes().into_iter().map(|shape| device.zeros(shape)).collect::<Result<_>>()?;
         for l in 0..self.config.layers {
+            self.bring(l)?;
             let params = self.ffn_mut(l);
             for (param, copy) in params.iter().zip(&mut copies) {
                 let [groups, rows, cols] = param.weight.shape();
@@ -122,8 +129,86 @@ impl<T: Elem> Model<T> {
             let from: Vec<_> = copies.iter().map(|c| c.view()).collect();
             let mut to: Vec<_> = params.iter_mut().map(|p| p.weight.view_mut()).collect();
             fake_quantise(&device, &layer, &from, &mut to, format)?;
+            self.put(l)?;
         }
         Ok(())
+    }
+
+    /// Keeps clusters under a budget of bytes from now on, with scratch in the folder `run`; see [`offload`](super::offload).
+    pub(super) fn start_offload(
+        &mut self,
+        train: &TrainConfig,
+        (budget, run): (u64, &Path),
+        done: u64,
+    ) -> Result<()> {
+        let mut offload = Offload::new(&self.config, train, &self.device, (budget, run), done)?;
+        for l in 0..self.config.layers {
+            offload.take_over(l, &mut self.ffn_mut(l)[1..])?;
+        }
+        self.offload = Some(Mutex::new(offload));
+        Ok(())
+    }
+
+    /// Moves the feed-forward weights and optimiser state of a layer into its tensors, until [`Model::put`]; gradients stay
+    /// hollow. Does nothing unless they are offloaded.
+    pub(super) fn bring(&mut self, layer: usize) -> Result<()> {
+        let parts = self.config.layer_start(layer) + FFN + 1..self.config.layer_start(layer + 1);
+        match &mut self.offload {
+            Some(offload) => unlocked(offload).bring(layer, &mut self.params[parts]),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends [`Model::bring`].
+    pub(super) fn put(&mut self, layer: usize) -> Result<()> {
+        let parts = self.config.layer_start(layer) + FFN + 1..self.config.layer_start(layer + 1);
+        match &mut self.offload {
+            Some(offload) => unlocked(offload).put(layer, &mut self.params[parts]),
+            None => Ok(()),
+        }
+    }
+
+    /// Visits every parameter, in order, those that are offloaded a layer at a time.
+    pub(super) fn each_param(&mut self, mut visit: impl FnMut(&mut Param<T>) -> Result<()>) -> Result<()> {
+        let layers = self.config.layers;
+        let (first, last) = (self.config.layer_start(0), self.config.layer_start(layers));
+        self.params[..first].iter_mut().try_for_each(&mut visit)?;
+        for l in 0..layers {
+            let of_layer = self.config.layer_start(l)..self.config.layer_start(l + 1);
+            self.bring(l)?;
+            self.params[of_layer].iter_mut().try_for_each(&mut visit)?;
+            self.put(l)?;
+        }
+        self.params[last..].iter_mut().try_for_each(visit)
+    }
+
+    /// Makes all offloaded parts current, for [`Model::piece`].
+    pub(super) fn settle(&self) -> Result<()> {
+        match &self.offload {
+            Some(offload) => locked(offload).settle::<T>(),
+            None => Ok(()),
+        }
+    }
+
+    /// A piece of a parameter in f32, row-major, wherever it is: of the master copy where there is one, or of a moment.
+    pub(super) fn piece(&self, param: usize, piece: usize, field: Field) -> Result<Vec<f32>> {
+        let at = &self.params[param];
+        if let (Some(offload), Some((layer, tensor))) = (&self.offload, self.cluster_tensor(param)) {
+            return locked(offload).piece(layer, tensor, &at.pieces[piece], field);
+        }
+        match (field, &at.state) {
+            (Field::Weight, _) => at.get(piece),
+            (Field::First, Some(state)) => at.pieces[piece].gather(&state.m),
+            (Field::Second, Some(state)) => at.pieces[piece].gather(&state.v),
+            (_, None) => Ok(vec![0.0; at.pieces[piece].len()]),
+        }
+    }
+
+    /// The layer of a parameter that clusters own, and its number among those.
+    fn cluster_tensor(&self, param: usize) -> Option<(usize, usize)> {
+        let per = self.config.params_per_layer();
+        let (layer, at) = ((param.checked_sub(1)?) / per, (param - 1) % per);
+        (layer < self.config.layers && at > FFN).then(|| (layer, at - FFN - 1))
     }
 
     /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).
@@ -219,7 +304,7 @@ impl<T: Elem> Model<T> {
     pub(super) fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
-        let params = &self.params[config.layer_start(l)..config.layer_start(l + 1)];
+        let params = &mut self.params[config.layer_start(l)..config.layer_start(l + 1)];
         let bias = self.bias.get(l).map(|b| b.tensor.flat());
         let (x, block, next, ws) = self.acts.at(l);
         let x = x.front([rows, hidden]);
@@ -249,10 +334,16 @@ impl<T: Elem> Model<T> {
         let (x, inv_rms) = (middle.as_view(), inv_rms2.front_mut([rows]));
         device.run(RmsNorm { x, gain: gain(&params[NORM2]), eps, y: normed.reborrow(), inv_rms })?;
         device.run(Copy { x, y: y.reborrow() })?;
-        let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
         let pass = Forward { device, router, bias, x: normed.as_view(), y };
-        self.layer.forward(pass, &weights, ffn, ws)
+        let Some(offload) = &mut self.offload else {
+            return self.layer.forward(pass, &views(&params[FFN..]), ffn, ws);
+        };
+        let offload = unlocked(offload);
+        self.layer.choose(&pass, params[FFN].weight.view(), ffn, ws)?;
+        offload.enter_forward(l, bounds(ffn), &mut params[FFN + 1..])?;
+        self.layer.forward_chosen(pass, &views(&params[FFN..]), ffn, ws)?;
+        offload.leave(&mut params[FFN + 1..])
     }
 
     /// Moves `mean`, `[experts, hidden]`, towards what layer `l` sent to each expert in the last forward of a model in
@@ -284,6 +375,24 @@ impl<T: Elem> Model<T> {
         }
         Ok(())
     }
+}
+
+/// What is behind a lock that nobody else can hold.
+pub(super) fn unlocked(offload: &mut Mutex<Offload>) -> &mut Offload {
+    offload.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn locked(offload: &Mutex<Offload>) -> MutexGuard<'_, Offload> {
+    offload.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn views<T: Elem>(params: &[Param<T>]) -> Vec<View<'_, T, 3>> {
+    params.iter().map(|p| p.weight.view()).collect()
+}
+
+/// Where the rows of each cluster start in the last forward's order, and where the last end.
+pub(super) fn bounds<T: Elem>(ffn: &Saved<T>) -> &[u32] {
+    ffn.plan().map_or(&[], |plan| plan.by_cluster().offsets())
 }
 
 /// Factor from the embedding, which is the output projection too, to the stream: `sqrt(hidden)`, as in Vaswani

@@ -12,7 +12,8 @@ use super::{Checkpoint, Description, FORMAT, Position};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::train::model::Model;
-use crate::train::param::Buffer;
+use crate::train::offload::{self, Field};
+use crate::train::param::{Buffer, Param};
 use crate::train::trainer::Trainer;
 
 /// Start of the names of folders being written.
@@ -30,6 +31,7 @@ impl RunFolder {
         let run = RunFolder { path: path.as_ref().to_owned() };
         let checkpoints = run.checkpoints_path();
         fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+        offload::remove_stale(&run.path)?;
         for name in entries(&checkpoints)? {
             if name.starts_with(UNFINISHED) {
                 let path = checkpoints.join(name);
@@ -128,6 +130,7 @@ impl RunFolder {
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
+        model.settle()?;
         let name = format!("step-{:08}", position.step);
         let place = write_folder(&self.checkpoints_path(), &name, |folder| {
             write_all(folder, model, remembered, description, tokenizer, position)
@@ -178,9 +181,9 @@ fn remove_stale(unfinished: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_all<T: Elem>(
+fn write_all<'a, T: Elem>(
     folder: &Path,
-    model: &Model<T>,
+    model: &'a Model<T>,
     remembered: &[&Buffer],
     description: &Description,
     tokenizer: Option<&Path>,
@@ -188,22 +191,24 @@ fn write_all<T: Elem>(
 ) -> Result<()> {
     let mut files = BTreeMap::new();
     let params = model.params();
-    let pieces =
-        || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
+    let pieces = || {
+        let pieces = |(p, param): (usize, &'a Param<T>)| (0..param.pieces.len()).map(move |i| (p, i));
+        params.iter().enumerate().flat_map(pieces)
+    };
     let mut weights: Vec<_> = pieces()
-        .map(|(param, i, piece)| Lazy {
-            name: piece.name.clone(),
+        .map(|(p, i)| Lazy {
+            name: params[p].pieces[i].name.clone(),
             dtype: Dtype::F32,
-            shape: piece.shape(),
-            values: Box::new(move || Ok(Values::F32(param.get(i)?))),
+            shape: params[p].pieces[i].shape(),
+            values: Box::new(move || Ok(Values::F32(model.piece(p, i, Field::Weight)?))),
         })
         .collect();
     let mut moments = Vec::with_capacity(2 * weights.len());
-    for (param, _, piece) in pieces() {
-        let Some(state) = &param.state else { continue };
-        for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
+    for (p, i) in pieces().filter(|&(p, _)| params[p].state.is_some()) {
+        let piece = &params[p].pieces[i];
+        for (moment, field) in [('m', Field::First), ('v', Field::Second)] {
             let name = moment_name(piece, moment);
-            let values = Box::new(|| Ok(Values::F32(piece.gather(tensor)?)));
+            let values = Box::new(move || Ok(Values::F32(model.piece(p, i, field)?)));
             moments.push(Lazy { name, dtype: Dtype::F32, shape: piece.shape(), values });
         }
     }

@@ -215,13 +215,14 @@ impl Checkpoint {
         let pieces: usize = model.params().iter().map(|p| p.pieces.len()).sum();
         let buffers: usize = model.buffers().iter().map(|b| b.pieces.len()).sum();
         check_count(&self.model, &tensors, pieces + buffers)?;
-        for param in model.params_mut() {
+        model.each_param(|param| {
             for i in 0..param.pieces.len() {
                 let piece = &param.pieces[i];
                 let values = tensors.get(&piece.name, &piece.shape())?;
                 param.set(i, &values)?;
             }
-        }
+            Ok(())
+        })?;
         model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
         let train = &self.description.train;
         if train.packs(self.position.step) { model.pack_residuals(train.int4.format()) } else { Ok(()) }
@@ -241,14 +242,15 @@ impl Checkpoint {
         let pieces: usize = trainer.model().params().iter().map(|p| 2 * p.pieces.len()).sum();
         let buffers: usize = trainer.clustering().buffers().map(|b| b.pieces.len()).sum();
         check_count(&self.optimizer, &tensors, pieces + buffers)?;
-        for param in trainer.model_mut().params_mut() {
-            let Some(state) = &mut param.state else { continue };
+        trainer.model_mut().each_param(|param| {
+            let Some(state) = &mut param.state else { return Ok(()) };
             for piece in &param.pieces {
                 let get = |moment| tensors.get(&moment_name(piece, moment), &piece.shape());
                 piece.scatter(&get('m')?, &mut state.m)?;
                 piece.scatter(&get('v')?, &mut state.v)?;
             }
-        }
+            Ok(())
+        })?;
         trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
         Ok(())
     }
