@@ -206,6 +206,11 @@ fn a_diverging_step_changes_nothing() {
     let poison = trainer.model().params()[1].weight.to_vec().unwrap();
     trainer.model_mut().params_mut()[1].weight.host_mut().unwrap().fill(f32::INFINITY);
     let before: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.to_vec().unwrap()).collect();
+    let remembered = |trainer: &Trainer<f32>| -> Vec<Vec<f32>> {
+        trainer.clustering().buffers().map(|b| b.tensor.to_vec().unwrap()).collect()
+    };
+    let known = remembered(&trainer);
+    assert!(known[0].iter().any(|&c| c != 0.0), "centroids");
     let batch = ids(&config(FfnKind::Clustered), 4);
     let failed = trainer.step(|_, out| {
         out.copy_from_slice(&batch);
@@ -215,12 +220,15 @@ fn a_diverging_step_changes_nothing() {
     assert_eq!(trainer.step_count(), 2);
     let after: Vec<Vec<f32>> = trainer.model().params().iter().map(|p| p.weight.to_vec().unwrap()).collect();
     assert!(before == after);
+    assert!(remembered(&trainer) == known);
     trainer.model_mut().params_mut()[1].weight.copy_from(&poison).unwrap();
     let repaired = trainer.step(|_, out| {
         out.copy_from_slice(&batch);
         Ok(())
     });
     assert_eq!(repaired.unwrap().step, 3);
+    assert!(remembered(&trainer).iter().flatten().all(|v| v.is_finite()));
+    assert!(remembered(&trainer) != known);
 }
 
 #[test]

@@ -227,6 +227,28 @@ fn what_conversion_loses_is_what_it_says() {
 }
 
 #[test]
+fn micro_batches_move_the_means_of_a_step_once() {
+    // The first step of two halves, and of the whole: the same weights see the same tokens.
+    let [halves, whole] = [(2, 2), (4, 1)].map(|(batch, accumulate)| {
+        let config = TrainConfig { batch, accumulate, centroid_rate: 0.3, ..schedule() };
+        let mut trainer = Trainer::<f32>::new(&model(), &config, &Device::cpu()).unwrap();
+        let mut ids = (0u32..).map(|i| i * i % 41);
+        let fill = |_, to: &mut [u32]| {
+            to.iter_mut().zip(&mut ids).for_each(|(to, id)| *to = id);
+            Ok(())
+        };
+        let slots = trainer.step(fill).unwrap().expert_slots;
+        let buffers = trainer.clustering().buffers().map(|b| b.tensor.to_vec().unwrap());
+        (slots, buffers.collect::<Vec<_>>())
+    });
+    assert_eq!(halves.0, whole.0);
+    assert!(halves.0.iter().flatten().any(|&n| n > 1));
+    for (a, b) in halves.1.iter().flatten().zip(whole.1.iter().flatten()) {
+        assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} {b}");
+    }
+}
+
+#[test]
 fn packed_residuals_are_what_the_model_computes_with() {
     let schedule = TrainConfig { int4_from: 6, lr: 0.02, ..schedule() };
     let mut packed = Trainer::new(&model(), &schedule, &Device::cpu()).unwrap();

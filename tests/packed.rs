@@ -114,9 +114,9 @@ fn run_case<T: Elem>(shape: Shape, tokens: usize, format: Int4Format) {
         }
         // What training with such residuals multiplies by.
         let mut fake: Vec<_> = weights.iter().map(Guarded::again).collect();
-        let views: Vec<_> = weights.iter().map(Guarded::view).collect();
-        let mut to: Vec<_> = fake.iter_mut().map(Guarded::view_mut).collect();
-        packed::fake_quantise(&device, &layer, &views, &mut to, format).unwrap();
+        let mut views: Vec<_> = fake.iter_mut().map(Guarded::view_mut).collect();
+        let mut room = device.zeros([packed::room_len(&shape)]).unwrap();
+        packed::fake_quantise(&device, &layer, &mut views, format, room.view_mut()).unwrap();
         for (fake, plain) in fake.iter().zip(&plain) {
             identical(&format!("{name} fake"), &fake.written(), &plain.values());
         }
@@ -206,13 +206,19 @@ fn every_rule_is_checked() {
     let swapped = [views[0], views[2], views[1], views[3], views[4]];
     assert_breaks(w.quantise(device, &swapped), "shapes == self.layer.weight_shapes()");
 
-    let mut fake: Vec<_> = weights.iter().map(Guarded::again).collect();
-    let mut to: Vec<_> = fake.iter_mut().map(Guarded::view_mut).collect();
-    let mut fake = |of, views, n| packed::fake_quantise(device, of, views, &mut to[..n], COLUMNS_32);
-    fake(&of, &views, 5).unwrap();
-    assert_breaks(fake(&dense, &views, 5), "clustered");
-    assert_breaks(fake(&of, &swapped, 5), "clustered");
-    assert_breaks(fake(&of, &views, 4), "written == shapes");
+    let mut copies: Vec<_> = weights.iter().map(Guarded::again).collect();
+    let mut fake = |of, order: &[usize], room: usize| {
+        let mut views: Vec<_> = copies.iter_mut().map(|w| Some(w.view_mut())).collect();
+        let mut ordered: Vec<_> = order.iter().map(|&i| views[i].take().unwrap()).collect();
+        let mut room = device.zeros([room]).unwrap();
+        packed::fake_quantise(device, of, &mut ordered, COLUMNS_32, room.view_mut())
+    };
+    let room = packed::room_len(&SHAPE);
+    fake(&of, &[0, 1, 2, 3, 4], room).unwrap();
+    assert_breaks(fake(&dense, &[0, 1, 2, 3, 4], room), "clustered");
+    assert_breaks(fake(&of, &[0, 2, 1, 3, 4], room), "clustered");
+    assert_breaks(fake(&of, &[0, 1, 2, 3], room), "clustered");
+    assert_breaks(fake(&of, &[0, 1, 2, 3, 4], room - 1), "room_len >= need");
 
     let run = |of: &Layer, weights: packed::Weights<'_, f32>, tokens, room| {
         let (x, mut y) = (device.zeros([tokens, 32]).unwrap(), device.zeros([tokens, 32]).unwrap());

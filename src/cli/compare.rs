@@ -5,13 +5,14 @@ use std::process::{Command, Stdio};
 
 use super::corpus::{Language, cache_folder};
 use super::interrupt;
-use super::options::Options;
+use super::options::{Budget, Options};
 use super::summary::{Run, Summary, compare_table, write_json};
 use super::terminal::{note, say};
 use super::variants::Variant;
 use crate::error::{Error, Result};
 use crate::train::checkpoint::RunFolder;
 use crate::train::config::{ModelConfig, TrainConfig};
+use crate::train::offload::check_budget;
 use crate::train::preset::Preset;
 
 /// Most seeds of a comparison: more is a slip.
@@ -70,6 +71,9 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
         let (model, train) = variant.of(&model, &train);
         model.validate()?;
         train.validate(model.seq)?;
+        if let Some(Budget(Some(bytes))) = variant.budget(options.memory_budget, &model, &train) {
+            check_budget(bytes, &model, &train)?;
+        }
     }
     interrupt::listen(None)?;
     let compare = Compare::prepare(options, model, train)?;
@@ -135,7 +139,8 @@ impl Compare {
         let name = format!("{}-seed{seed}", variant.name());
         let folder = self.out.join(&name);
         let (model, train) = variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() });
-        let wanted = self.options.resolved(&model, &train)?;
+        let mut wanted = self.options.resolved(&model, &train)?;
+        wanted.memory_budget = variant.budget(self.options.memory_budget, &model, &train);
         let (config, result) = (folder.join("config.toml"), folder.join("result.json"));
         if config.is_file() {
             if Options::read(&config)? != wanted {

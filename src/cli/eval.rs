@@ -41,9 +41,7 @@ impl Loaded {
 
     /// The model for batches of `batch` sequences, with the weights of the checkpoint.
     pub fn model<T: Elem>(&self, batch: usize) -> Result<Model<T>> {
-        let mut model = Model::new(&self.model, &self.device, batch, 0, false)?;
-        self.checkpoint.load_model(&mut model)?;
-        Ok(model)
+        self.checkpoint.model(&self.model, &self.device, batch)
     }
 
     /// The router's temperature where training stopped.

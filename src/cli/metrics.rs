@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::train::clustering::{Event, EventResult};
+use crate::train::offload::OffloadCounts;
 use crate::train::trainer::StepReport;
 
 /// A line of the file.
@@ -28,6 +29,9 @@ pub(crate) struct Line {
     /// Attempts to regroup experts after the step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clustering: Vec<Event>,
+    /// What moving clusters took in the step, where they are offloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadCounts>,
     /// Tokens of the step.
     pub tokens: u64,
     /// Wall-clock seconds of the step.
@@ -44,6 +48,7 @@ impl From<StepReport> for Line {
             lr: r.lr,
             load_cv: r.load_cv,
             clustering: r.clustering,
+            offload: r.offload,
             tokens: r.tokens as u64,
             seconds: r.seconds,
         }
@@ -109,6 +114,14 @@ impl Metrics {
     pub fn clustering_share(&self) -> f64 {
         let events = self.lines.iter().flat_map(|line| &line.clustering);
         events.map(|event| event.seconds).sum::<f64>() / self.seconds().max(1e-9)
+    }
+
+    /// What moving clusters took in all steps; `None` if they never were offloaded.
+    pub fn offload(&self) -> Option<OffloadCounts> {
+        self.lines.iter().filter_map(|line| line.offload).reduce(|mut sum, counts| {
+            sum.add(&counts);
+            sum
+        })
     }
 
     /// Seconds of all steps together, those before a resume included.

@@ -147,27 +147,44 @@ impl Factor {
     }
 }
 
-/// Writes to `to` the residuals of `weights` as packed ones count: quantised and dequantised, at their places. Router and
-/// bases of `to` stay as they are. Both are in the order of [`Layer::weight_shapes`].
+/// Makes the residuals of `weights`, in the order of [`Layer::weight_shapes`], what packed ones count as: quantised and
+/// dequantised, at their places. Router and bases stay as they are.
 ///
-/// What training with packed residuals multiplies by; gradients pass through unchanged (straight-through).
+/// What training with packed residuals multiplies by; gradients pass through unchanged (straight-through). `room` has
+/// [`room_len`] elements or more, for the factor at work.
 pub fn fake_quantise<T: Elem>(
     device: &Device,
     layer: &Layer,
-    weights: &[View<'_, T, 3>],
-    to: &mut [ViewMut<'_, T, 3>],
+    weights: &mut [ViewMut<'_, T, 3>],
     format: Int4Format,
+    mut room: ViewMut<'_, T, 1>,
 ) -> Result<()> {
     let shapes: Vec<_> = weights.iter().map(|w| w.shape()).collect();
-    let written: Vec<_> = to.iter().map(|w| w.shape()).collect();
     let clustered = layer.kind == FfnKind::Clustered && shapes == layer.weight_shapes();
     ensure!("fake_quantise", clustered, weights = shapes, layer = layer);
-    ensure!("fake_quantise", written == shapes, to = written, weights = shapes);
+    let (room_len, need) = (room.dim(0), room_len(&layer.shape));
+    ensure!("fake_quantise", room_len >= need, room_len = room_len, need = need);
     for factor in FACTORS {
-        let (x, y) = (factor.of(&layer.shape, weights), factor.of_mut(&layer.shape, to));
-        device.run(FakeQuantInt4 { x, y, format })?;
+        let at = factor.lies(&layer.shape, |weight| weights[weight].strides());
+        let from = weights[at.weight].as_view().narrow(at.axis, at.part).reindex(at.shape, at.strides);
+        let [groups, parts, rows, columns] = at.shape;
+        let strides = [parts * rows * columns, rows * columns, columns, 1];
+        let mut copy = room.reborrow().narrow(0, 0..groups * strides[0]).reindex(at.shape, strides);
+        for (g, p) in (0..groups).flat_map(|g| (0..parts).map(move |p| (g, p))) {
+            let x = from.narrow(0, g..g + 1).narrow(1, p..p + 1).into_matrix();
+            let y = copy.reborrow().narrow(0, g..g + 1).narrow(1, p..p + 1).into_matrix();
+            device.run(Copy { x, y })?;
+        }
+        let copy = copy.as_view();
+        let x = if at.transposed { Stacked::Columns(copy) } else { Stacked::Rows(copy) };
+        device.run(FakeQuantInt4 { x, y: factor.of_mut(&layer.shape, weights), format })?;
     }
     Ok(())
+}
+
+/// Elements of the room that [`fake_quantise`] takes: those of the largest factor, of all experts.
+pub fn room_len(shape: &Shape) -> usize {
+    shape.experts * shape.rank * shape.hidden.max(shape.inner)
 }
 
 impl<T: Elem> Packed<T> {

@@ -23,7 +23,7 @@ const EXPERT_FACTORS: [usize; 2] = [3, 4];
 /// Rows of every expert that [`ResidualGram`] may write at a time on a CUDA device.
 const GRAM_ROWS: usize = 8;
 
-/// What a run remembers about the experts of one layer; all of it is part of a checkpoint.
+/// What a run remembers about the experts of one layer; all of it but what it saw in a step is part of a checkpoint.
 #[derive(Debug)]
 pub(super) struct Experts {
     /// `[1, experts, hidden]`: moving mean of what each expert was sent.
@@ -34,6 +34,36 @@ pub(super) struct Experts {
     origin: Buffer,
     /// `[1, 1, 1]`: 1 if the router skips the next optimiser step.
     hold: Buffer,
+    /// Of the micro-batches of a step so far: nothing the run remembers before the step counts.
+    seen: Seen,
+}
+
+/// What the experts of a layer were sent in a step.
+#[derive(Debug)]
+struct Seen {
+    /// `[experts, hidden]`: the mean; of no meaning for an expert without slots.
+    mean: Vec<f32>,
+    /// Slots of each expert.
+    slots: Vec<u64>,
+}
+
+impl Seen {
+    /// Takes in a micro-batch, which sent each expert rows of this mean, and brought its slots to `slots`.
+    fn add(&mut self, mean: &[f32], slots: &[u64]) {
+        let hidden = mean.len() / slots.len().max(1);
+        let rows = self.mean.chunks_exact_mut(hidden.max(1)).zip(mean.chunks_exact(hidden.max(1)));
+        for ((seen, mean), (before, &now)) in rows.zip(self.slots.iter_mut().zip(slots)) {
+            match now - *before {
+                0 => {}
+                n if n == now => seen.copy_from_slice(mean),
+                n => {
+                    let share = n as f32 / now as f32;
+                    seen.iter_mut().zip(mean).for_each(|(seen, mean)| *seen += share * (mean - *seen));
+                }
+            }
+            *before = now;
+        }
+    }
 }
 
 /// An attempt to regroup the experts of a layer.
@@ -97,6 +127,7 @@ impl Clustering {
                 load: vector("load", experts)?,
                 origin,
                 hold: vector("hold", 1)?,
+                seen: Seen { mean: vec![0.0; experts * hidden], slots: vec![0; experts] },
             })
         };
         Ok(Clustering { layers: (0..model.layers).map(layer).collect::<Result<_>>()? })
@@ -112,20 +143,36 @@ impl Clustering {
         self.layers.iter_mut().flat_map(|l| [&mut l.centroid, &mut l.load, &mut l.origin, &mut l.hold])
     }
 
-    /// Takes in a micro-batch that `model` just passed forward: `rows` token rows.
-    pub fn track<T: Elem>(&mut self, model: &Model<T>, rows: usize, rate: f32) -> Result<()> {
-        for (l, experts) in self.layers.iter_mut().enumerate() {
-            model.track_centroids(l, rows, rate, experts.centroid.tensor.view_mut().into_matrix())?;
+    /// Forgets what was seen since the last step that counted: a step starts.
+    pub fn start_step(&mut self) {
+        self.layers.iter_mut().for_each(|experts| experts.seen.slots.fill(0));
+    }
+
+    /// Looks at a micro-batch that `model` just passed forward: `rows` token rows. `slots`, `[layers][experts]`, are those of
+    /// the step so far. What it saw counts once the step does, in [`track`](Self::track).
+    pub fn see<T: Elem>(&mut self, model: &Model<T>, rows: usize, slots: &[Vec<u64>]) -> Result<()> {
+        for ((l, experts), slots) in self.layers.iter_mut().enumerate().zip(slots) {
+            if let Some(mean) = model.mean_tokens(l, rows)? {
+                experts.seen.add(&mean, slots);
+            }
         }
         Ok(())
     }
 
-    /// Takes in the slots of a step, `[layers][experts]`.
-    pub fn track_load(&mut self, slots: &[Vec<u64>], rate: f32) -> Result<()> {
-        for (experts, slots) in self.layers.iter_mut().zip(slots) {
-            let mut load = experts.load.tensor.to_vec()?;
-            load.iter_mut().zip(slots).for_each(|(mean, &n)| *mean = (1.0 - rate) * *mean + rate * n as f32);
-            experts.load.tensor.copy_from(&load)?;
+    /// Moves centroids and loads towards those of the step that was seen, all of its micro-batches at once.
+    pub fn track(&mut self, rate: f32) -> Result<()> {
+        let towards = |mean: &mut f32, value: f32| *mean = (1.0 - rate) * *mean + rate * value;
+        for Experts { centroid, load, seen, .. } in &mut self.layers {
+            let mut means = centroid.tensor.to_vec()?;
+            let hidden = means.len() / seen.slots.len().max(1);
+            let rows = means.chunks_exact_mut(hidden.max(1)).zip(seen.mean.chunks_exact(hidden.max(1)));
+            for ((mean, seen), _) in rows.zip(&seen.slots).filter(|(_, n)| **n > 0) {
+                mean.iter_mut().zip(seen).for_each(|(mean, &seen)| towards(mean, seen));
+            }
+            centroid.tensor.copy_from(&means)?;
+            let mut loads = load.tensor.to_vec()?;
+            loads.iter_mut().zip(&seen.slots).for_each(|(mean, &n)| towards(mean, n as f32));
+            load.tensor.copy_from(&loads)?;
         }
         Ok(())
     }
@@ -180,24 +227,16 @@ impl Clustering {
         let means = experts.means(params, shape, config.base_weights)?;
         let limits = Limits { gain: f64::from(config.cluster_gain), error: f64::from(config.cluster_error) };
         let regroup = Regroup { shape, similarity, proposal: &proposal, means: &means, limits, seed };
-        let gain = regroup.gain()?;
-        // Most attempts end here: before anything is copied.
-        let outcome = if gain <= limits.gain {
-            Outcome::SmallGain { gain }
-        } else {
-            let mut weights = tensors(params.iter().map(Param::values))?;
-            let outcome = regroup.apply(&mut weights)?;
-            if let Outcome::Accepted { order, .. } = &outcome {
-                carry(params, shape, order, weights)?;
-                experts.carry(order)?;
-                carry_bias(&mut model.bias[l], shape, order)?;
+        let outcome = regroup.apply(|| tensors(params.iter().map(Param::values)))?;
+        let (result, gain, error) = match outcome {
+            Outcome::SmallGain { gain } => (EventResult::SmallGain, gain, None),
+            Outcome::LargeError { gain, error } => (EventResult::LargeError, gain, Some(error)),
+            Outcome::Accepted { gain, error, order, weights, .. } => {
+                carry(params, shape, &order, weights)?;
+                experts.carry(&order)?;
+                carry_bias(&mut model.bias[l], shape, &order)?;
+                (EventResult::Accepted, gain, Some(error))
             }
-            outcome
-        };
-        let (result, error) = match outcome {
-            Outcome::SmallGain { .. } => (EventResult::SmallGain, None),
-            Outcome::LargeError { error, .. } => (EventResult::LargeError, Some(error)),
-            Outcome::Accepted { error, .. } => (EventResult::Accepted, Some(error)),
         };
         Ok(Event {
             layer: l,

@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::int4::Int4Format;
-use crate::moe::packed::fake_quantise;
+use crate::moe::packed::{fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
@@ -38,6 +38,8 @@ pub struct Model<T> {
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
     pub(super) acts: Activations<T>,
+    /// Room for the factor that is packed at the moment; empty until one is.
+    room: Tensor<T, 1>,
     /// Where clusters are, if they are offloaded; locked, since even reading a weight may move it.
     pub(super) offload: Option<Mutex<Offload>>,
 }
@@ -62,7 +64,9 @@ impl<T: Elem> Model<T> {
         let params = layout::build(config, device, seed, train)?;
         let bias = layout::biases(config, device)?;
         let acts = Activations::new(config, device, batch, train)?;
-        Ok(Model { config: config.clone(), device: device.clone(), layer, params, bias, acts, offload: None })
+        let room = device.zeros([0])?;
+        let (config, device) = (config.clone(), device.clone());
+        Ok(Model { config, device, layer, params, bias, acts, room, offload: None })
     }
 
     /// The shape it was made with.
@@ -114,21 +118,12 @@ impl<T: Elem> Model<T> {
         if self.layer.kind != FfnKind::Clustered {
             return Ok(());
         }
-        let (device, layer) = (self.device.clone(), self.layer);
-        let mut copies: Vec<Tensor<T, 3>> =
-            layer.weight_shapes().into_iter().map(|shape| device.zeros(shape)).collect::<Result<_>>()?;
+        self.room.resize(room_len(&self.layer.shape))?;
         for l in 0..self.config.layers {
             self.bring(l)?;
-            let params = self.ffn_mut(l);
-            for (param, copy) in params.iter().zip(&mut copies) {
-                let [groups, rows, cols] = param.weight.shape();
-                let matrix = ([groups * rows, cols], [cols, 1]);
-                let x = param.weight.view().reindex(matrix.0, matrix.1);
-                device.run(Copy { x, y: copy.view_mut().reindex(matrix.0, matrix.1) })?;
-            }
-            let from: Vec<_> = copies.iter().map(|c| c.view()).collect();
-            let mut to: Vec<_> = params.iter_mut().map(|p| p.weight.view_mut()).collect();
-            fake_quantise(&device, &layer, &from, &mut to, format)?;
+            let parts = self.config.layer_start(l) + FFN..self.config.layer_start(l + 1);
+            let mut weights: Vec<_> = self.params[parts].iter_mut().map(|p| p.weight.view_mut()).collect();
+            fake_quantise(&self.device, &self.layer, &mut weights, format, self.room.view_mut())?;
             self.put(l)?;
         }
         Ok(())
@@ -346,19 +341,16 @@ impl<T: Elem> Model<T> {
         offload.leave(&mut params[FFN + 1..])
     }
 
-    /// Moves `mean`, `[experts, hidden]`, towards what layer `l` sent to each expert in the last forward of a model in
-    /// training, whose batch had `rows` rows.
-    pub(super) fn track_centroids(
-        &self,
-        l: usize,
-        rows: usize,
-        beta: f32,
-        mean: ViewMut<'_, f32, 2>,
-    ) -> Result<()> {
-        let block = self.acts.block(l);
-        let Some(plan) = block.ffn.plan() else { return Ok(()) };
-        let x = block.normed2.front([rows, self.config.hidden]);
-        self.device.run(CentroidEma { x, order: plan.by_expert(), beta, mu: mean })
+    /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose
+    /// batch had `rows` rows; 0 for an expert that was sent nothing. `None` when dense.
+    pub(super) fn mean_tokens(&self, l: usize, rows: usize) -> Result<Option<Vec<f32>>> {
+        let (block, hidden) = (self.acts.block(l), self.config.hidden);
+        let Some(plan) = block.ffn.plan() else { return Ok(None) };
+        let order = plan.by_expert();
+        let mut mean: Tensor<f32, 2> = self.device.zeros([order.groups(), hidden])?;
+        let x = block.normed2.front([rows, hidden]);
+        self.device.run(CentroidEma { x, order, beta: 1.0, mu: mean.view_mut() })?;
+        mean.to_vec().map(Some)
     }
 
     fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {

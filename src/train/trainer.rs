@@ -88,6 +88,7 @@ impl<T: Elem> Trainer<T> {
             budget: None,
         };
         trainer.fit_model()?;
+        trainer.pack()?;
         Ok(trainer)
     }
 
@@ -167,6 +168,16 @@ impl<T: Elem> Trainer<T> {
         Ok(())
     }
 
+    /// Makes the stored residuals those of INT4 where the next step computes with such ones: after every change of the
+    /// weights.
+    pub(super) fn pack(&mut self) -> Result<()> {
+        if self.config.packs(self.step) {
+            self.model.pack_residuals(self.config.int4.format())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Bytes of weights, gradients and optimiser state, in memory or not.
     pub fn state_bytes(&self) -> u64 {
         let floats = |p: &Param<T>| p.state.as_ref().map_or(0, |s| 3 + usize::from(s.master.is_some()));
@@ -186,6 +197,7 @@ impl<T: Elem> Trainer<T> {
         let router = Router { temperature: config.temperature_at(step), loss };
         let scale = 1.0 / config.accumulate as f32;
         let mut load = LoadCounts::default();
+        self.clustering.start_step();
         let (mut cross_entropy, mut balance) = (0.0, 0.0);
         for micro in 0..config.accumulate {
             fill(micro, &mut self.ids)?;
@@ -196,7 +208,7 @@ impl<T: Elem> Trainer<T> {
             balance += scale * losses.router;
             if config.cluster_every > 0 {
                 let rows = self.ids.len() - sequences;
-                self.clustering.track(&self.model, rows, config.centroid_rate)?;
+                self.clustering.see(&self.model, rows, load.slots())?;
             }
         }
         if !cross_entropy.is_finite() {
@@ -221,10 +233,10 @@ impl<T: Elem> Trainer<T> {
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
         }
-        if self.config.packs(step) && !packed {
-            self.model.pack_residuals(self.config.int4.format())?;
-        }
         self.step = step;
+        if !packed {
+            self.pack()?;
+        }
         Ok(StepReport {
             step,
             loss: cross_entropy,
@@ -240,11 +252,11 @@ impl<T: Elem> Trainer<T> {
         })
     }
 
-    /// What follows the load of a step: its moving mean, and the selection biases.
+    /// What follows the tokens and the load of a step: their moving means, and the selection biases.
     fn adjust_balance(&mut self, slots: &[Vec<u64>]) -> Result<()> {
         let config = &self.config;
         if config.cluster_every > 0 {
-            self.clustering.track_load(slots, config.centroid_rate)?;
+            self.clustering.track(config.centroid_rate)?;
         }
         if config.balance.has_bias() {
             let clusters = self.model.config().routing_clusters();
@@ -260,10 +272,10 @@ impl<T: Elem> Trainer<T> {
     /// The optimiser's step; tells whether it left residuals packed that are to be.
     fn update(&mut self, step: u64) -> Result<bool> {
         let (config, norm) = (&self.config, self.norm.view());
-        let routers: Vec<usize> = self.model.routers().collect();
+        let mut routers = self.model.routers().enumerate().peekable();
         for (i, param) in self.model.params_mut().iter_mut().enumerate() {
             let Some(state) = &mut param.state else { continue };
-            if let Some(layer) = routers.iter().position(|&r| r == i)
+            if let Some((layer, _)) = routers.next_if(|&(_, router)| router == i)
                 && self.clustering.take_hold(layer)?
             {
                 continue;

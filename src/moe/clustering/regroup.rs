@@ -49,6 +49,8 @@ pub enum Outcome {
         order: Vec<usize>,
         /// Clusters whose members changed.
         changed: usize,
+        /// The layer as it is now.
+        weights: Tensors,
     },
 }
 
@@ -95,29 +97,24 @@ struct Fit {
 }
 
 impl Regroup<'_> {
-    /// How much the mean similarity inside clusters would rise.
-    pub fn gain(&self) -> Result<f64> {
-        let Shape { experts, clusters, .. } = self.shape;
-        let current = Grouping::contiguous(experts, clusters)?;
-        self.check()?;
-        Ok(self.proposal.mean_similarity(self.similarity) - current.mean_similarity(self.similarity))
-    }
-
-    /// Carries `weights` over if the proposal passes both tests; else leaves them as they are. What belongs to the weights,
-    /// an optimiser's moments, follows with [`carried`].
+    /// The layer carried over, if the proposal passes both tests. What belongs to its weights, an optimiser's moments,
+    /// follows with [`carried`]. Most proposals fail the first test, before `weights` is called for those of now.
     ///
     /// A cluster whose members stay keeps its bits. For another, the base is the best of the old base of its name and the
     /// means of its members, by the error that is left when every member's residual is cut to the layer's rank; its row of
     /// the router becomes the mean of itself and of its members' mean row, at its old norm. Members that stay keep their
     /// places. Rows of the router and factors travel with their expert.
-    pub fn apply(&self, weights: &mut Tensors) -> Result<Outcome> {
+    pub fn apply(&self, weights: impl FnOnce() -> Result<Tensors>) -> Result<Outcome> {
         let Shape { experts, clusters, .. } = self.shape;
         let current = Grouping::contiguous(experts, clusters)?;
-        let gain = self.gain()?;
-        let parts = Parts::new(self.shape, weights)?;
+        self.check()?;
+        let inside = |grouping: &Grouping| grouping.mean_similarity(self.similarity);
+        let gain = inside(self.proposal) - inside(&current);
         if self.proposal == &current || gain <= self.limits.gain {
             return Ok(Outcome::SmallGain { gain });
         }
+        let weights = weights()?;
+        let parts = Parts::new(self.shape, &weights)?;
         let order = order(&current, self.proposal);
         let mut next = parts.moved(&order);
         let (mut worst, mut changed) = (0f64, 0);
@@ -141,8 +138,7 @@ impl Regroup<'_> {
         if worst > self.limits.error {
             return Ok(Outcome::LargeError { gain, error: worst });
         }
-        *weights = next;
-        Ok(Outcome::Accepted { gain, error: worst, order, changed })
+        Ok(Outcome::Accepted { gain, error: worst, order, changed, weights: next })
     }
 
     fn check(&self) -> Result<()> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use super::tensors::{FileDigest, Tensors, Verified, hex};
+use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::train::config::{FfnKind, ModelConfig, TrainConfig};
@@ -207,7 +208,19 @@ impl Checkpoint {
         Err(Error::config(option, wanted, why))
     }
 
-    /// Sets the weights of a model, their master copies, and its buffers.
+    /// The model at this point of the run, for batches of up to `batch` sequences, to evaluate: with residuals in INT4 where
+    /// the run has them. `config` has the shape of its own model, in the form of [`form`](Self::form).
+    pub fn model<T: Elem>(&self, config: &ModelConfig, device: &Device, batch: usize) -> Result<Model<T>> {
+        let mut model = Model::new(config, device, batch, 0, false)?;
+        self.load_model(&mut model)?;
+        let train = &self.description.train;
+        if train.packs(self.position.step) {
+            model.pack_residuals(train.int4.format())?;
+        }
+        Ok(model)
+    }
+
+    /// Sets the weights of a model as they are trained, their master copies, and its buffers.
     ///
     /// On an error, some may be set already.
     pub fn load_model<T: Elem>(&self, model: &mut Model<T>) -> Result<()> {
@@ -223,9 +236,15 @@ impl Checkpoint {
             }
             Ok(())
         })?;
-        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
-        let train = &self.description.train;
-        if train.packs(self.position.step) { model.pack_residuals(train.int4.format()) } else { Ok(()) }
+        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))
+    }
+
+    /// Sets the weights that a new run starts from: those of this one as they are trained, whatever it computed with.
+    ///
+    /// On an error, some may be set already.
+    pub fn load_weights<T: Elem>(&self, trainer: &mut Trainer<T>) -> Result<()> {
+        self.load_model(trainer.model_mut())?;
+        trainer.pack()
     }
 
     /// Sets everything a run continues from: the model, AdamW's moments, what it remembers about the experts, the step.
@@ -252,7 +271,7 @@ impl Checkpoint {
             Ok(())
         })?;
         trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
-        Ok(())
+        trainer.pack()
     }
 }
 

@@ -37,7 +37,7 @@ use super::param::{Param, Piece};
 use crate::device::Device;
 use crate::elem::{DType, Elem};
 use crate::error::{Error, Result};
-use crate::moe::packed::fake_quantise;
+use crate::moe::packed::{fake_quantise, room_len};
 use crate::moe::{Layer, Shape};
 use crate::place::Place;
 use crate::tensor::Tensor;
@@ -65,9 +65,8 @@ pub fn least_budget(model: &ModelConfig, train: &TrainConfig) -> u64 {
     let parts = parts(model, train);
     let (weights, state) = (parts.bytes(Kind::Weights), parts.bytes(Kind::State));
     let clusters = parts.clusters as u64;
-    let copy = if train.int4_from > 0 { weights } else { 0 };
     let regroup = clusters * (weights + state) + weights.max(state);
-    regroup.max(clusters * weights + weights + state + copy)
+    regroup.max(clusters * weights + weights + state)
 }
 
 /// Checks that `budget` bytes suffice to train a clustered model.
@@ -320,30 +319,23 @@ impl Offload {
     }
 
     /// Makes the residuals of a cluster's stored weights those that INT4 holds: the cluster is a layer of its own.
-    fn pack<T: Elem>(&mut self, weights: &mut [u32]) -> Result<()> {
-        let bytes = size_of_val(weights) as u64;
-        self.store.reserve(bytes)?;
-        let from = weights.to_vec();
+    fn pack<T: Elem>(&self, weights: &mut [u32]) -> Result<()> {
         let parts = &self.store.parts;
         let shape = Shape { experts: self.shape.experts / self.shape.clusters, clusters: 1, ..self.shape };
         let layer = Layer { kind: FfnKind::Clustered, shape };
         let shapes = layer.weight_shapes();
-        let router = vec![T::default(); elements(shapes[0])];
-        let mut same_router = router.clone();
-        let mut reads = vec![View::new(&router, shapes[0])?];
-        let mut writes = vec![ViewMut::new(&mut same_router, shapes[0])?];
+        let mut router = vec![T::default(); elements(shapes[0])];
+        let mut room = vec![T::default(); room_len(&shape)];
+        let mut views = vec![ViewMut::new(&mut router, shapes[0])?];
         let mut rest = weights;
-        for t in 0..TENSORS {
-            let (range, len) = (parts.stored(t), elements(shapes[t + 1]));
-            let (words, after) = rest.split_at_mut(range.len());
+        for (t, &shape) in shapes[1..].iter().enumerate() {
+            let (words, after) = rest.split_at_mut(parts.stored(t).len());
             rest = after;
-            reads.push(View::new(&cast_slice(&from[range])[..len], shapes[t + 1])?);
-            writes.push(ViewMut::new(&mut cast_slice_mut(words)[..len], shapes[t + 1])?);
+            views.push(ViewMut::new(&mut cast_slice_mut(words)[..elements(shape)], shape)?);
         }
-        fake_quantise::<T>(&self.device, &layer, &reads, &mut writes, self.config.int4.format())?;
-        drop(from);
-        self.store.release(bytes);
-        Ok(())
+        let len = room.len();
+        let room = ViewMut::new(&mut room, [len])?;
+        fake_quantise::<T>(&self.device, &layer, &mut views, self.config.int4.format(), room)
     }
 
     /// The optimiser's `step` on the clusters that its batches chose, layer by layer; `layer_params` gives what clusters own in

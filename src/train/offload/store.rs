@@ -198,7 +198,7 @@ impl Store {
         self.meter.sub(bytes);
     }
 
-    /// A copy of words of a part, wherever it is.
+    /// A copy of words of a part, wherever it is: for checkpoints, whose waiting is no stall of training.
     pub fn stretch(&mut self, part: Part, at: Range<usize>) -> Result<Vec<u32>> {
         let index = self.parts.index(part);
         self.collect()?;
@@ -211,7 +211,7 @@ impl Store {
         self.make_room(bytes_of(at.len()), None)?;
         self.coming += bytes_of(at.len());
         self.worker.read(STRETCH, self.parts.offset(part) + bytes_of(at.start), at.len())?;
-        self.wait_while(|store| store.stretch.is_none())?;
+        self.receive_while(|store| store.stretch.is_none())?;
         self.stretch.take().ok_or_else(|| lost(part))
     }
 
@@ -272,12 +272,17 @@ impl Store {
             return Ok(());
         }
         let start = Instant::now();
+        self.receive_while(waiting)?;
+        self.counts.stalls += 1;
+        self.counts.stall_seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn receive_while(&mut self, waiting: impl Fn(&Self) -> bool) -> Result<()> {
         while waiting(self) {
             let done = self.worker.wait()?;
             self.take_in(done);
         }
-        self.counts.stalls += 1;
-        self.counts.stall_seconds += start.elapsed().as_secs_f64();
         Ok(())
     }
 
