@@ -40,7 +40,8 @@ fn unpacked<T: Elem>(layer: &Layer, packed: &Packed<T>) -> Vec<Guarded<T, 3>> {
     let values = |w: &Int4Tensor| dequantised::<T>(w.layout(), &parts(w));
     let f64s =
         |t: &Tensor<T, 3>| t.to_vec().unwrap().iter().map(|v| f64::from(v.to_f32())).collect::<Vec<_>>();
-    let sides = [&packed.gate, &packed.up, &packed.down].map(|f| (values(&f.a), values(&f.b)));
+    let packed::Residuals { gate, up, down } = &packed.residuals;
+    let sides = [gate, up, down].map(|f| (values(&f.a), values(&f.b)));
     let [gate, up, down] = &sides;
     let (base13, base2) = (f64s(&packed.w13), f64s(&packed.w2));
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::corpus::{Language, cache_folder};
 use super::options::Options;
-use super::summary::write_json;
+use super::summary::{bytes, write_json};
 use super::terminal::say;
 use crate::bf16;
 use crate::device::Device;
@@ -67,6 +67,7 @@ struct Json {
     ppl_word: f64,
     tokens: u64,
     words: u64,
+    weight_bytes: u64,
     load_cv: f64,
     load_cv_by_layer: Vec<f64>,
     all_to_all: Vec<ExchangeCost>,
@@ -83,9 +84,15 @@ fn eval<T: Elem>(options: &Options, loaded: &Loaded) -> Result<u8> {
         None => None,
     };
     let batch = loaded.train.batch;
-    let report = evaluate(&mut loaded.model::<T>(batch)?, &text.windows, batch, loaded.temperature())?;
+    let mut model = loaded.model::<T>(batch)?;
+    let report = evaluate(&mut model, &text.windows, batch, loaded.temperature())?;
     let step = loaded.checkpoint.position().step;
     say(format_args!("{} after step {step}", loaded.checkpoint.path().display()))?;
+    let residuals = match loaded.checkpoint.description().packed {
+        Some(int4) => format!(", residuals in INT4 ({int4})"),
+        None => String::new(),
+    };
+    say(format_args!("weights: {} in memory{residuals}", bytes(model.weight_bytes())))?;
     print(&report)?;
     for mark in text.marks(&language, training.as_ref())? {
         say(format_args!("{mark}"))?;
@@ -98,6 +105,7 @@ fn eval<T: Elem>(options: &Options, loaded: &Loaded) -> Result<u8> {
         ppl_word: perplexity.word,
         tokens: report.tokens,
         words: report.words,
+        weight_bytes: model.weight_bytes(),
         load_cv: report.load.cv(),
         load_cv_by_layer: report.load.cv_by_layer(),
         all_to_all: report.traffic,

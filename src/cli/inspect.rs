@@ -9,9 +9,9 @@ use crate::train::accounting::Accounting;
 use crate::train::checkpoint::{Description, RunFolder};
 
 pub(super) fn run(options: Options) -> Result<u8> {
-    let (model, train) = match &options.checkpoint {
-        Some(path) => {
-            let checkpoint = RunFolder::open_checkpoint(path)?;
+    let checkpoint = options.checkpoint.as_ref().map(RunFolder::open_checkpoint).transpose()?;
+    let (model, train) = match &checkpoint {
+        Some(checkpoint) => {
             let Description { model, train, .. } = checkpoint.description().clone();
             let (model, train) = options.apply(model, train)?;
             checkpoint.check_model(&model)?;
@@ -26,6 +26,15 @@ pub(super) fn run(options: Options) -> Result<u8> {
     let account = |&ffn: &FfnKind| Accounting::new(&model.variant(ffn), train.precision);
     let accounts = kinds.iter().map(account).collect::<Result<Vec<_>>>()?;
     print(&accounts)?;
+    if let Some(checkpoint) = &checkpoint {
+        let packed = checkpoint.description().packed;
+        say(format_args!(
+            "Stored: {} of weights{}, {} of what training goes on from.",
+            bytes(checkpoint.model_bytes()),
+            packed.map_or_else(String::new, |int4| format!(", residuals in INT4 ({int4})")),
+            bytes(checkpoint.optimizer_bytes())
+        ))?;
+    }
     write_json(options.json.as_deref(), &accounts)?;
     Ok(0)
 }

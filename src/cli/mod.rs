@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod metrics;
 mod options;
+mod pack;
 mod progress;
 mod summary;
 mod terminal;
@@ -47,6 +48,8 @@ enum Command {
     Compare(compare::CompareOptions),
     /// Turn the full experts of a trained flat model into clusters with shared bases and low-rank residuals.
     Compress(compress::CompressOptions),
+    /// Store the residuals of a clustered model in INT4, to evaluate and generate from them.
+    Pack(pack::PackOptions),
     /// Continue a text.
     Generate(generate::GenerateOptions),
     /// Parameters, arithmetic, memory and traffic of a configuration or checkpoint, without allocating it.
@@ -80,6 +83,7 @@ fn dispatch(command: Option<Command>) -> Result<u8> {
         Some(Command::Eval(options)) => eval::run(options.with_file()?),
         Some(Command::Compare(options)) => compare::run(options),
         Some(Command::Compress(options)) => compress::run(options),
+        Some(Command::Pack(options)) => pack::run(options),
         Some(Command::Generate(options)) => generate::run(options),
         Some(Command::Inspect(options)) => inspect::run(options.with_file()?),
     }

@@ -176,7 +176,7 @@ impl HubModel {
                 name: stored.name.to_owned(),
                 dtype: stored.dtype,
                 shape: stored.shape.to_vec(),
-                values: Box::new(move || Ok(Values::Bytes(stored.bytes))),
+                values: Box::new(move || Ok(Values::Bytes(stored.bytes.into()))),
             });
             out.write(&kept.collect::<Vec<_>>())?;
         }

@@ -53,7 +53,18 @@ pub struct FactorTensors {
     pub b: Int4Tensor,
 }
 
-/// [`Weights`] that own their memory, as they are kept and stored.
+/// The residuals of a layer that own their memory, as they are kept and stored.
+#[derive(Debug)]
+pub struct Residuals {
+    /// From hidden to inner.
+    pub gate: FactorTensors,
+    /// From hidden to inner.
+    pub up: FactorTensors,
+    /// From inner to hidden.
+    pub down: FactorTensors,
+}
+
+/// [`Weights`] that own their memory.
 #[derive(Debug)]
 pub struct Packed<T> {
     /// As of [`Weights`].
@@ -63,11 +74,7 @@ pub struct Packed<T> {
     /// As of [`Weights`].
     pub w2: Tensor<T, 3>,
     /// As of [`Weights`].
-    pub gate: FactorTensors,
-    /// As of [`Weights`].
-    pub up: FactorTensors,
-    /// As of [`Weights`].
-    pub down: FactorTensors,
+    pub residuals: Residuals,
     layer: Layer,
 }
 
@@ -80,6 +87,42 @@ impl FactorTensors {
 
     fn view(&self) -> Factors<'_> {
         Factors { a: self.a.view(), b: self.b.view() }
+    }
+}
+
+impl Residuals {
+    /// Room for those of a clustered layer of this shape; all codes are 0.
+    pub fn new(device: &Device, shape: &Shape, format: Int4Format) -> Result<Self> {
+        let Shape { hidden, inner, .. } = *shape;
+        let factors = |sides| FactorTensors::new(device, shape, format, sides);
+        Ok(Residuals {
+            gate: factors([hidden, inner])?,
+            up: factors([hidden, inner])?,
+            down: factors([inner, hidden])?,
+        })
+    }
+
+    /// Weights to compute with: these residuals on bases, behind a router, of [`Weights`]' shapes.
+    pub fn on<'a, T>(&'a self, [router, w13, w2]: [View<'a, T, 3>; 3]) -> Weights<'a, T> {
+        let (gate, up, down) = (self.gate.view(), self.up.view(), self.down.view());
+        Weights { router, w13, w2, gate, up, down }
+    }
+
+    /// A and B of gate, of up, of down.
+    pub fn factors(&self) -> [&Int4Tensor; 6] {
+        let Residuals { gate, up, down } = self;
+        [&gate.a, &gate.b, &up.a, &up.b, &down.a, &down.b]
+    }
+
+    /// As [`factors`](Self::factors), to fill.
+    pub fn factors_mut(&mut self) -> [&mut Int4Tensor; 6] {
+        let Residuals { gate, up, down } = self;
+        [&mut gate.a, &mut gate.b, &mut up.a, &mut up.b, &mut down.a, &mut down.b]
+    }
+
+    /// Bytes of codes, scales and zero-points.
+    pub fn bytes(&self) -> u64 {
+        self.factors().iter().map(|f| f.layout().bytes()).sum()
     }
 }
 
@@ -188,19 +231,16 @@ pub fn room_len(shape: &Shape) -> usize {
 }
 
 impl<T: Elem> Packed<T> {
-    /// Room for the weights of a clustered layer, to be filled by [`quantise`](Self::quantise) or from a file.
+    /// Room for the weights of a clustered layer, to be filled by [`quantise`](Self::quantise).
     pub fn new(device: &Device, layer: &Layer, format: Int4Format) -> Result<Self> {
         ensure!("Packed", layer.kind == FfnKind::Clustered, kind = layer.kind);
         let shape = &layer.shape;
         let Shape { hidden, inner, clusters, .. } = *shape;
-        let factors = |sides| FactorTensors::new(device, shape, format, sides);
         Ok(Packed {
             router: device.zeros([1, shape.logits(), hidden])?,
             w13: device.zeros([clusters, 2 * inner, hidden])?,
             w2: device.zeros([clusters, hidden, inner])?,
-            gate: factors([hidden, inner])?,
-            up: factors([hidden, inner])?,
-            down: factors([inner, hidden])?,
+            residuals: Residuals::new(device, shape, format)?,
             layer: *layer,
         })
     }
@@ -220,9 +260,7 @@ impl<T: Elem> Packed<T> {
                 device.run(Copy { x: from.matrix(i), y })?;
             }
         }
-        let Packed { gate, up, down, .. } = self;
-        let to = [&mut gate.a, &mut gate.b, &mut up.a, &mut up.b, &mut down.a, &mut down.b];
-        for (factor, to) in FACTORS.into_iter().zip(to) {
+        for (factor, to) in FACTORS.into_iter().zip(self.residuals.factors_mut()) {
             let x = factor.of(&self.layer.shape, weights);
             device.run(QuantizeInt4 { x, w: to.view_mut() })?;
         }
@@ -231,16 +269,12 @@ impl<T: Elem> Packed<T> {
 
     /// The weights, to compute with.
     pub fn view(&self) -> Weights<'_, T> {
-        let (router, w13, w2) = (self.router.view(), self.w13.view(), self.w2.view());
-        let (gate, up, down) = (self.gate.view(), self.up.view(), self.down.view());
-        Weights { router, w13, w2, gate, up, down }
+        self.residuals.on([self.router.view(), self.w13.view(), self.w2.view()])
     }
 
     /// Bytes of everything.
     pub fn bytes(&self) -> u64 {
-        let plain = self.router.bytes() + self.w13.bytes() + self.w2.bytes();
-        let factors = [&self.gate, &self.up, &self.down].into_iter().flat_map(|f| [&f.a, &f.b]);
-        plain + factors.map(|f| f.layout().bytes()).sum::<u64>()
+        self.router.bytes() + self.w13.bytes() + self.w2.bytes() + self.residuals.bytes()
     }
 }
 

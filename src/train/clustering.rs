@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{BaseWeights, ModelConfig, TrainConfig};
 use super::model::Model;
 use super::param::{Buffer, Param, ParamState, Piece};
+use super::seen::Seen;
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -36,34 +37,6 @@ pub(super) struct Experts {
     hold: Buffer,
     /// Of the micro-batches of a step so far: nothing the run remembers before the step counts.
     seen: Seen,
-}
-
-/// What the experts of a layer were sent in a step.
-#[derive(Debug)]
-struct Seen {
-    /// `[experts, hidden]`: the mean; of no meaning for an expert without slots.
-    mean: Vec<f32>,
-    /// Slots of each expert.
-    slots: Vec<u64>,
-}
-
-impl Seen {
-    /// Takes in a micro-batch, which sent each expert rows of this mean, and brought its slots to `slots`.
-    fn add(&mut self, mean: &[f32], slots: &[u64]) {
-        let hidden = mean.len() / slots.len().max(1);
-        let rows = self.mean.chunks_exact_mut(hidden.max(1)).zip(mean.chunks_exact(hidden.max(1)));
-        for ((seen, mean), (before, &now)) in rows.zip(self.slots.iter_mut().zip(slots)) {
-            match now - *before {
-                0 => {}
-                n if n == now => seen.copy_from_slice(mean),
-                n => {
-                    let share = n as f32 / now as f32;
-                    seen.iter_mut().zip(mean).for_each(|(seen, mean)| *seen += share * (mean - *seen));
-                }
-            }
-            *before = now;
-        }
-    }
 }
 
 /// An attempt to regroup the experts of a layer.
@@ -127,7 +100,7 @@ impl Clustering {
                 load: vector("load", experts)?,
                 origin,
                 hold: vector("hold", 1)?,
-                seen: Seen { mean: vec![0.0; experts * hidden], slots: vec![0; experts] },
+                seen: Seen::new(experts, hidden),
             })
         };
         Ok(Clustering { layers: (0..model.layers).map(layer).collect::<Result<_>>()? })
@@ -145,7 +118,7 @@ impl Clustering {
 
     /// Forgets what was seen since the last step that counted: a step starts.
     pub fn start_step(&mut self) {
-        self.layers.iter_mut().for_each(|experts| experts.seen.slots.fill(0));
+        self.layers.iter_mut().for_each(|experts| experts.seen.forget());
     }
 
     /// Looks at a micro-batch that `model` just passed forward: `rows` token rows. `slots`, `[layers][experts]`, are those of
@@ -161,17 +134,10 @@ impl Clustering {
 
     /// Moves centroids and loads towards those of the step that was seen, all of its micro-batches at once.
     pub fn track(&mut self, rate: f32) -> Result<()> {
-        let towards = |mean: &mut f32, value: f32| *mean = (1.0 - rate) * *mean + rate * value;
         for Experts { centroid, load, seen, .. } in &mut self.layers {
-            let mut means = centroid.tensor.to_vec()?;
-            let hidden = means.len() / seen.slots.len().max(1);
-            let rows = means.chunks_exact_mut(hidden.max(1)).zip(seen.mean.chunks_exact(hidden.max(1)));
-            for ((mean, seen), _) in rows.zip(&seen.slots).filter(|(_, n)| **n > 0) {
-                mean.iter_mut().zip(seen).for_each(|(mean, &seen)| towards(mean, seen));
-            }
+            let (mut means, mut loads) = (centroid.tensor.to_vec()?, load.tensor.to_vec()?);
+            seen.move_towards(&mut means, &mut loads, rate);
             centroid.tensor.copy_from(&means)?;
-            let mut loads = load.tensor.to_vec()?;
-            loads.iter_mut().zip(&seen.slots).for_each(|(mean, &n)| towards(mean, n as f32));
             load.tensor.copy_from(&loads)?;
         }
         Ok(())

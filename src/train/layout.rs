@@ -45,6 +45,33 @@ struct Spec {
     pieces: Vec<(Piece, Start)>,
 }
 
+impl Spec {
+    /// The same without factors of residuals, which lie behind the bases: what is left starts at the same place. Empty where
+    /// there was nothing else.
+    fn without_residuals(mut self) -> Self {
+        self.pieces.retain(|(piece, _)| !is_factor(piece));
+        let ends = self.pieces.iter().map(|(piece, _)| [piece.group + 1, piece.rows.end, piece.cols.end]);
+        self.shape = ends.fold([0; 3], |all, end| std::array::from_fn(|i| all[i].max(end[i])));
+        self
+    }
+}
+
+/// Whether a piece is a factor of an expert's residual.
+pub(super) fn is_factor(piece: &Piece) -> bool {
+    piece.name.contains("_proj.lora_")
+}
+
+/// Where a factor of an expert's residual is in a clustered feed-forward part: in which of its parameters, and which of the
+/// pieces. `part`: 0 of gate, 1 of up, 2 of down; `side`: 0 for A, 1 for B.
+pub(super) fn factor_at(shape: &Shape, expert: usize, part: usize, side: usize) -> (usize, usize) {
+    match (part, side) {
+        (2, 0) => (4, expert),
+        (2, _) => (2, shape.clusters + expert),
+        (_, 0) => (1, 2 * (shape.clusters + expert) + part),
+        (_, _) => (3, 2 * expert + part),
+    }
+}
+
 impl ModelConfig {
     /// The feed-forward layer of this model.
     pub fn layer(&self) -> Layer {
@@ -87,6 +114,16 @@ pub(super) fn build<T: Elem>(
             param.set(i, &values)?;
         }
         Ok(param)
+    };
+    specs(config).into_iter().map(allocate).collect()
+}
+
+/// Every parameter of a model to evaluate, zero; factors of residuals, which it holds in INT4, are left out.
+pub(super) fn build_packed<T: Elem>(config: &ModelConfig, device: &Device) -> Result<Vec<Param<T>>> {
+    let allocate = |spec: Spec| {
+        let Spec { shape, decay, pieces } = spec.without_residuals();
+        let pieces = pieces.into_iter().map(|(piece, _)| piece).collect();
+        Param::zeros(device, shape, decay, pieces, false)
     };
     specs(config).into_iter().map(allocate).collect()
 }
@@ -298,6 +335,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn factors_are_where_they_are_said_to_be_and_bases_stay_without_them() {
+        let config = Preset::Tiny.model().variant(FfnKind::Clustered);
+        let (shape, device) = (config.layer().shape, Device::cpu());
+        let plain = build::<f32>(&config, &device, 0, false).unwrap();
+        let ffn = &plain[config.layer_start(1) + FFN..];
+        for (e, part) in (0..shape.experts).flat_map(|e| (0..3).map(move |part| (e, part))) {
+            for (side, letter) in ["A", "B"].into_iter().enumerate() {
+                let (param, piece) = factor_at(&shape, e, part, side);
+                let part = ["gate", "up", "down"][part];
+                let name = format!("model.layers.1.mlp.experts.{e}.{part}_proj.lora_{letter}.weight");
+                assert_eq!(ffn[param].pieces[piece].name, name);
+            }
+        }
+        let packed = build_packed::<f32>(&config, &device).unwrap();
+        let names = |params: &[Param<f32>]| -> Vec<Piece> {
+            params.iter().flat_map(|p| p.pieces.clone()).filter(|p| !is_factor(p)).collect()
+        };
+        assert_eq!(names(&packed), names(&plain));
+        let Shape { hidden, inner, clusters, .. } = shape;
+        let shapes: Vec<_> = packed[config.layer_start(0) + FFN..].iter().map(|p| p.weight.shape()).collect();
+        let want = [[1, shape.logits(), hidden], [clusters, 2 * inner, hidden], [clusters, hidden, inner]];
+        assert_eq!(shapes[..5], [&want[..], &[[0; 3]; 2]].concat());
     }
 
     #[test]

@@ -21,4 +21,5 @@ pub mod offload;
 mod optimiser;
 pub mod param;
 pub mod preset;
+mod seen;
 pub mod trainer;

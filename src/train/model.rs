@@ -13,9 +13,9 @@ use super::offload::{Field, Offload};
 use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::int4::Int4Format;
-use crate::moe::packed::{fake_quantise, room_len};
+use crate::moe::packed::{Residuals, fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
@@ -37,6 +37,8 @@ pub struct Model<T> {
     pub(super) params: Vec<Param<T>>,
     /// Selection bias of each layer's router, `[1, 1, logits]`; none when dense.
     pub(super) bias: Vec<Buffer>,
+    /// Residuals in INT4, of each layer, in the place of the parameters that are factors; none where those are plain.
+    residuals: Vec<Residuals>,
     pub(super) acts: Activations<T>,
     /// Room for the factor that is packed at the moment; empty until one is.
     room: Tensor<T, 1>,
@@ -60,18 +62,50 @@ impl<T: Elem> Model<T> {
     /// state and one set of activations per layer; without, one set for all layers.
     pub fn new(config: &ModelConfig, device: &Device, batch: usize, seed: u64, train: bool) -> Result<Self> {
         config.validate()?;
-        let layer = config.layer();
         let params = layout::build(config, device, seed, train)?;
-        let bias = layout::biases(config, device)?;
-        let acts = Activations::new(config, device, batch, train)?;
-        let room = device.zeros([0])?;
-        let (config, device) = (config.clone(), device.clone());
-        Ok(Model { config, device, layer, params, bias, acts, room, offload: None })
+        Self::of(config, device, batch, params, Vec::new(), train)
+    }
+
+    /// A clustered model that only evaluates, for batches of up to `batch` sequences, whose residuals are INT4 of this format.
+    /// All weights are 0, to load into: factors are no parameters of it but [`residuals`](Self::residuals).
+    pub fn packed(config: &ModelConfig, device: &Device, batch: usize, format: Int4Format) -> Result<Self> {
+        config.validate()?;
+        ensure!("Model", config.ffn == FfnKind::Clustered, ffn = config.ffn);
+        let params = layout::build_packed(config, device)?;
+        let shape = config.layer().shape;
+        let residuals = (0..config.layers).map(|_| Residuals::new(device, &shape, format));
+        Self::of(config, device, batch, params, residuals.collect::<Result<_>>()?, false)
+    }
+
+    fn of(
+        config: &ModelConfig,
+        device: &Device,
+        batch: usize,
+        params: Vec<Param<T>>,
+        residuals: Vec<Residuals>,
+        train: bool,
+    ) -> Result<Self> {
+        Ok(Model {
+            config: config.clone(),
+            device: device.clone(),
+            layer: config.layer(),
+            params,
+            bias: layout::biases(config, device)?,
+            residuals,
+            acts: Activations::new(config, device, batch, train)?,
+            room: device.zeros([0])?,
+            offload: None,
+        })
     }
 
     /// The shape it was made with.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The parameters, in a fixed order.
@@ -93,6 +127,22 @@ impl<T: Elem> Model<T> {
     pub fn ffn_mut(&mut self, layer: usize) -> &mut [Param<T>] {
         let parts = self.config.layer_start(layer) + FFN..self.config.layer_start(layer + 1);
         &mut self.params[parts]
+    }
+
+    /// Residuals in INT4, of each layer of a [`packed`](Self::packed) model; none of any other.
+    pub fn residuals(&self) -> &[Residuals] {
+        &self.residuals
+    }
+
+    /// The residuals, to load into.
+    pub fn residuals_mut(&mut self) -> &mut [Residuals] {
+        &mut self.residuals
+    }
+
+    /// Bytes of all weights as they are stored, without gradients and optimiser state.
+    pub fn weight_bytes(&self) -> u64 {
+        let plain: u64 = self.params.iter().map(|p| p.weight.bytes()).sum();
+        plain + self.residuals.iter().map(Residuals::bytes).sum::<u64>()
     }
 
     /// What else a checkpoint of the model holds: the selection bias of each layer's router, zero unless
@@ -197,6 +247,11 @@ impl<T: Elem> Model<T> {
             (Field::Second, Some(state)) => at.pieces[piece].gather(&state.v),
             (_, None) => Ok(vec![0.0; at.pieces[piece].len()]),
         }
+    }
+
+    /// Position of the first parameter of a layer's feed-forward part.
+    pub(super) fn ffn_start(&self, layer: usize) -> usize {
+        self.config.layer_start(layer) + FFN
     }
 
     /// The layer of a parameter that clusters own, and its number among those.
@@ -331,6 +386,10 @@ impl<T: Elem> Model<T> {
         device.run(Copy { x, y: y.reborrow() })?;
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
         let pass = Forward { device, router, bias, x: normed.as_view(), y };
+        if let Some(residuals) = self.residuals.get(l) {
+            let [router, w13, w2] = [0, 1, 2].map(|i| params[FFN + i].weight.view());
+            return self.layer.forward_packed(pass, residuals.on([router, w13, w2]), ffn, ws);
+        }
         let Some(offload) = &mut self.offload else {
             return self.layer.forward(pass, &views(&params[FFN..]), ffn, ws);
         };

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::backward::Pass;
 use super::balance;
 use super::clustering::{Clustering, Event};
-use super::config::{FfnKind, ModelConfig, TrainConfig};
+use super::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
 use super::layout::FFN;
 use super::load::LoadCounts;
 use super::model::{Model, unlocked};
@@ -178,6 +178,12 @@ impl<T: Elem> Trainer<T> {
         }
     }
 
+    /// How residuals count as packed in INT4 at this point; `None` if they do not.
+    pub fn packed(&self) -> Option<Granularity> {
+        let packed = self.model.config().ffn == FfnKind::Clustered && self.config.packs(self.step);
+        packed.then_some(self.config.int4)
+    }
+
     /// Bytes of weights, gradients and optimiser state, in memory or not.
     pub fn state_bytes(&self) -> u64 {
         let floats = |p: &Param<T>| p.state.as_ref().map_or(0, |s| 3 + usize::from(s.master.is_some()));
@@ -188,7 +194,7 @@ impl<T: Elem> Trainer<T> {
     /// One step. `fill` is called for each micro-batch with its number and `batch * (seq + 1)` ids to write.
     ///
     /// A loss or gradient norm that is not finite ends in [`Error::Diverged`] and leaves weights, optimiser
-    /// state and step count as they were.
+    /// state, what is remembered about the experts, and step count as they were.
     pub fn step(&mut self, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
         let start = Instant::now();
         let (step, config) = (self.step + 1, &self.config);

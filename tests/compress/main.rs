@@ -10,3 +10,4 @@ mod faults;
 mod hub;
 mod model;
 mod own;
+mod pack;

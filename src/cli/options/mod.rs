@@ -229,7 +229,7 @@ pub(crate) struct Options {
     /// Largest relative error of an expert that a regrouping may cause.
     #[arg(long, help_heading = "Clustering")]
     pub cluster_error: Option<Number>,
-    /// Weight of a batch in the moving means of an expert's tokens and load.
+    /// Weight of a step in the moving means of an expert's tokens and load.
     #[arg(long, help_heading = "Clustering")]
     pub centroid_rate: Option<Number>,
     /// Weighted means that a changed cluster's base may become.

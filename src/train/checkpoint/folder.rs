@@ -8,9 +8,10 @@ use safetensors::Dtype;
 
 use super::state::{CONFIG, MODEL, OPTIMIZER, STATE, Sealed, State, TOKENIZER, moment_name};
 use super::tensors::{Lazy, Values, write_file, write_tensors};
-use super::{Checkpoint, Description, FORMAT, Position};
+use super::{Checkpoint, Description, FORMAT, Position, residuals};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
+use crate::train::layout::is_factor;
 use crate::train::model::Model;
 use crate::train::offload::{self, Field};
 use crate::train::param::{Buffer, Param};
@@ -95,7 +96,8 @@ impl RunFolder {
         if run.checkpoints_path().is_dir() { run.newest() } else { Checkpoint::open(path) }
     }
 
-    /// Writes a checkpoint, then removes the older ones beyond the last `keep`.
+    /// Writes a checkpoint, then removes the older ones beyond the last `keep`. Residuals are packed where they count so
+    /// ([`Trainer::packed`]), whatever the description says.
     ///
     /// On an error nothing is left of the new checkpoint, and the older ones are untouched.
     pub fn save<T: Elem>(
@@ -107,10 +109,12 @@ impl RunFolder {
         keep: usize,
     ) -> Result<PathBuf> {
         let remembered: Vec<&Buffer> = trainer.clustering().buffers().collect();
-        self.write(trainer.model(), &remembered, description, tokenizer, position, keep)
+        let description = Description { packed: trainer.packed(), ..description.clone() };
+        self.write(trainer.model(), &remembered, &description, tokenizer, position, keep)
     }
 
     /// As [`RunFolder::save`], of a model alone: runs can start from such a checkpoint, and none can continue from it.
+    /// Residuals are packed as the description says.
     pub fn save_model<T: Elem>(
         &self,
         model: &Model<T>,
@@ -195,15 +199,23 @@ fn write_all<'a, T: Elem>(
         let pieces = |(p, param): (usize, &'a Param<T>)| (0..param.pieces.len()).map(move |i| (p, i));
         params.iter().enumerate().flat_map(pieces)
     };
-    let mut weights: Vec<_> = pieces()
-        .map(|(p, i)| Lazy {
-            name: params[p].pieces[i].name.clone(),
-            dtype: Dtype::F32,
-            shape: params[p].pieces[i].shape(),
-            values: Box::new(move || Ok(Values::F32(model.piece(p, i, Field::Weight)?))),
-        })
-        .collect();
-    let mut moments = Vec::with_capacity(2 * weights.len());
+    let mut weights = Vec::new();
+    let mut masters = Vec::new();
+    for (p, i) in pieces() {
+        let piece = &params[p].pieces[i];
+        let (name, shape) = (piece.name.clone(), piece.shape());
+        let values = Box::new(move || Ok(Values::F32(model.piece(p, i, Field::Weight)?)));
+        let weight = Lazy { name, dtype: Dtype::F32, shape, values };
+        match description.packed.is_some() && is_factor(piece) {
+            false => weights.push(weight),
+            true if params[p].state.is_some() => masters.push(weight),
+            true => {}
+        }
+    }
+    if let Some(packed) = description.packed {
+        weights.extend(residuals::packed(model, packed.format())?);
+    }
+    let mut moments = Vec::new();
     for (p, i) in pieces().filter(|&(p, _)| params[p].state.is_some()) {
         let piece = &params[p].pieces[i];
         for (moment, field) in [('m', Field::First), ('v', Field::Second)] {
@@ -213,6 +225,7 @@ fn write_all<'a, T: Elem>(
         }
     }
     weights.extend(model.buffers().iter().flat_map(lazy));
+    moments.extend(masters);
     moments.extend(remembered.iter().copied().flat_map(lazy));
     let mut write = |name: &str, content: &dyn Fn(&mut dyn std::io::Write) -> std::io::Result<()>| {
         files.insert(name.to_owned(), write_file(&folder.join(name), content)?);

@@ -6,9 +6,10 @@
 //! config.toml                      the options of the run, to repeat it
 //! metrics.jsonl                    one line per step
 //! checkpoints/step-00000100/
-//!     model.safetensors            weights in f32 under Hugging Face style names, selection biases
-//!     optimizer.safetensors        AdamW's moments: `<name>.m`, `<name>.v`; what is remembered about experts
-//!     config.json                  the model's shape, the schedule, the kind of data
+//!     model.safetensors            weights in f32 under Hugging Face style names, selection biases; residuals may be packed
+//!     optimizer.safetensors        AdamW's moments: `<name>.m`, `<name>.v`; what is remembered about experts; the f32
+//!                                  factors of residuals that are packed
+//!     config.json                  the model's shape, the schedule, the kind of data, how residuals are packed
 //!     tokenizer.json               the tokenizer, where the data is text
 //!     state.json                   step and data position; size and SHA-256 of every other file
 //! ```
@@ -20,8 +21,23 @@
 //!
 //! Tensors are written from and read into the model one matrix at a time; the files are mapped, never held
 //! in memory as a whole.
+//!
+//! **Packed residuals.** Where `config.json` says `"packed": "block"` or `"group"`, `model.safetensors` has no
+//! `…experts.E.gate_proj.lora_A.weight` and the like. The factors of a cluster are one matrix `[K rank, long]` in INT4, the
+//! ranks of its experts one after the other; `long` is the input of `lora_A`, the output of `lora_B`. They are there as they
+//! lie in memory ([`int4`](crate::int4) draws it), so that reading them is copying:
+//!
+//! ```text
+//! model.layers.L.mlp.clusters.G.gate_proj.lora_A.qweight    I32  [K rank / 32, long / 32, 128]   8 codes a word
+//!                                               .scales    BF16  block: [K rank / 32, long / 32, 32]; group: [32]
+//!                                               .zeros       U8  as the scales                    (divisions round up)
+//! ```
+//!
+//! A model to evaluate is complete with that and is never expanded. The f32 factors that training goes on from are part of
+//! its state, under their own names in `optimizer.safetensors`; without them a run starts from what the packed ones stand for.
 
 mod folder;
+mod residuals;
 mod state;
 mod tensors;
 

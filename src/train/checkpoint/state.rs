@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use super::residuals;
 use super::tensors::{FileDigest, Tensors, Verified, hex};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
-use crate::train::config::{FfnKind, ModelConfig, TrainConfig};
+use crate::train::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
+use crate::train::layout::is_factor;
 use crate::train::model::Model;
-use crate::train::param::{Buffer, Piece};
+use crate::train::param::{Buffer, Param, Piece};
 use crate::train::trainer::Trainer;
 
 /// Version of the layout of files and names; another one is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 pub(super) const STATE: &str = "state.json";
 pub(super) const MODEL: &str = "model.safetensors";
@@ -49,12 +51,15 @@ pub struct Description {
     pub train: TrainConfig,
     /// What the token ids mean.
     pub data: DataKind,
+    /// How the residuals of a clustered model are packed in `model.safetensors`; `None` if they are f32 there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Granularity>,
 }
 
 impl Description {
-    /// A description of this crate's model.
+    /// A description of this crate's model, with residuals in f32.
     pub fn new(model: ModelConfig, train: TrainConfig, data: DataKind) -> Self {
-        Description { model_type: "trimoe".into(), model, train, data }
+        Description { model_type: "trimoe".into(), model, train, data, packed: None }
     }
 }
 
@@ -129,14 +134,20 @@ impl Checkpoint {
         let config = need(CONFIG)?;
         let description: Description = read_json(config.path(), config.bytes())?;
         description.model.validate()?;
-        Ok(Checkpoint {
+        let checkpoint = Checkpoint {
             path: path.to_owned(),
             position: state.position,
             description,
             model: need(MODEL)?,
             optimizer: need(OPTIMIZER)?,
             tokenizer: open(TOKENIZER)?,
-        })
+        };
+        let form = checkpoint.form();
+        if checkpoint.description.packed.is_some() && form != FfnKind::Clustered {
+            let why = format!("it says that residuals are packed, and the model is {form}");
+            return Err(Error::checkpoint(config.path(), why));
+        }
+        Ok(checkpoint)
     }
 
     /// The folder.
@@ -158,6 +169,16 @@ impl Checkpoint {
     pub fn form(&self) -> FfnKind {
         let Description { model, train, .. } = &self.description;
         train.form(model.ffn, self.position.step)
+    }
+
+    /// Bytes of the weights as they are stored, in `model.safetensors`.
+    pub fn model_bytes(&self) -> u64 {
+        self.model.bytes().len() as u64
+    }
+
+    /// Bytes of what else training goes on from, in `optimizer.safetensors`.
+    pub fn optimizer_bytes(&self) -> u64 {
+        self.optimizer.bytes().len() as u64
     }
 
     /// The `tokenizer.json` inside, where the data is text.
@@ -208,35 +229,59 @@ impl Checkpoint {
         Err(Error::config(option, wanted, why))
     }
 
-    /// The model at this point of the run, for batches of up to `batch` sequences, to evaluate: with residuals in INT4 where
-    /// the run has them. `config` has the shape of its own model, in the form of [`form`](Self::form).
+    /// The model at this point of the run, for batches of up to `batch` sequences, to evaluate: where residuals are stored
+    /// packed, it holds and computes from them so. `config` has the shape of its own model, in the form of
+    /// [`form`](Self::form).
     pub fn model<T: Elem>(&self, config: &ModelConfig, device: &Device, batch: usize) -> Result<Model<T>> {
-        let mut model = Model::new(config, device, batch, 0, false)?;
-        self.load_model(&mut model)?;
-        let train = &self.description.train;
-        if train.packs(self.position.step) {
-            model.pack_residuals(train.int4.format())?;
+        let Some(packed) = self.description.packed else {
+            let mut model = Model::new(config, device, batch, 0, false)?;
+            self.load_model(&mut model)?;
+            return Ok(model);
+        };
+        let mut model = Model::packed(config, device, batch, packed.format())?;
+        let tensors = self.model.tensors()?;
+        self.check_model_count(&tensors, &model)?;
+        for param in model.params_mut() {
+            (0..param.pieces.len()).try_for_each(|i| load_piece(&tensors, param, i))?;
         }
+        model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
+        residuals::load(&tensors, &mut model)?;
         Ok(model)
     }
 
-    /// Sets the weights of a model as they are trained, their master copies, and its buffers.
+    /// Sets the weights of a model as they are trained, their master copies, and its buffers. Residuals of which there is
+    /// nothing but the packed ones are what those stand for.
     ///
     /// On an error, some may be set already.
     pub fn load_model<T: Elem>(&self, model: &mut Model<T>) -> Result<()> {
-        let tensors = self.model.tensors()?;
-        let pieces: usize = model.params().iter().map(|p| p.pieces.len()).sum();
-        let buffers: usize = model.buffers().iter().map(|b| b.pieces.len()).sum();
-        check_count(&self.model, &tensors, pieces + buffers)?;
+        let (tensors, optimizer) = (self.model.tensors()?, self.optimizer.tensors()?);
+        let packed = self.description.packed;
+        let trained = optimizer.len() > 0;
+        self.check_model_count(&tensors, model)?;
         model.each_param(|param| {
             for i in 0..param.pieces.len() {
-                let piece = &param.pieces[i];
-                let values = tensors.get(&piece.name, &piece.shape())?;
-                param.set(i, &values)?;
+                match packed.is_some() && is_factor(&param.pieces[i]) {
+                    false => load_piece(&tensors, param, i)?,
+                    true if trained => load_piece(&optimizer, param, i)?,
+                    true => {}
+                }
             }
             Ok(())
         })?;
+        if let Some(packed) = packed.filter(|_| !trained) {
+            residuals::unpack(&tensors, model, packed.format())?;
+        }
         model.buffers_mut().iter_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))
+    }
+
+    /// Checks that `model.safetensors` holds as many tensors as are read for such a model.
+    fn check_model_count<T: Elem>(&self, tensors: &Tensors<'_>, model: &Model<T>) -> Result<()> {
+        let packed = self.description.packed;
+        let pieces = model.params().iter().flat_map(|p| &p.pieces);
+        let plain = pieces.filter(|piece| packed.is_none() || !is_factor(piece)).count();
+        let buffers: usize = model.buffers().iter().map(|b| b.pieces.len()).sum();
+        let factors = packed.map_or(0, |packed| residuals::count(model.config(), packed.format()));
+        check_count(&self.model, tensors, plain + buffers + factors)
     }
 
     /// Sets the weights that a new run starts from: those of this one as they are trained, whatever it computed with.
@@ -258,9 +303,10 @@ impl Checkpoint {
             let why = "it has no optimiser state, so that no run can continue from it; --from starts one from its weights";
             return Err(Error::checkpoint(&self.path, why));
         }
-        let pieces: usize = trainer.model().params().iter().map(|p| 2 * p.pieces.len()).sum();
+        let pieces = || trainer.model().params().iter().flat_map(|p| &p.pieces);
+        let masters = pieces().filter(|piece| self.description.packed.is_some() && is_factor(piece)).count();
         let buffers: usize = trainer.clustering().buffers().map(|b| b.pieces.len()).sum();
-        check_count(&self.optimizer, &tensors, pieces + buffers)?;
+        check_count(&self.optimizer, &tensors, 2 * pieces().count() + masters + buffers)?;
         trainer.model_mut().each_param(|param| {
             let Some(state) = &mut param.state else { return Ok(()) };
             for piece in &param.pieces {
@@ -273,6 +319,12 @@ impl Checkpoint {
         trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
         trainer.pack()
     }
+}
+
+fn load_piece<T: Elem>(tensors: &Tensors<'_>, param: &mut Param<T>, piece: usize) -> Result<()> {
+    let found = &param.pieces[piece];
+    let values = tensors.get(&found.name, &found.shape())?;
+    param.set(piece, &values)
 }
 
 fn load_buffer(tensors: &Tensors<'_>, buffer: &mut Buffer) -> Result<()> {

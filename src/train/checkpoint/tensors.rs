@@ -72,7 +72,7 @@ pub(crate) enum Values<'a> {
     /// To be rounded to the tensor's type: F32, BF16 or F16.
     F32(Vec<f32>),
     /// Stored as they are, little-endian.
-    Bytes(&'a [u8]),
+    Bytes(Cow<'a, [u8]>),
 }
 
 /// Writes the tensors in the order given.
@@ -93,7 +93,7 @@ pub(crate) fn write_tensors(out: &mut dyn Write, tensors: &[Lazy<'_>]) -> std::i
     out.write_all(&header)?;
     for tensor in tensors {
         match (tensor.values)().map_err(std::io::Error::other)? {
-            Values::Bytes(bytes) => out.write_all(bytes)?,
+            Values::Bytes(bytes) => out.write_all(&bytes)?,
             Values::F32(values) => match tensor.dtype {
                 Dtype::BF16 => {
                     values.iter().try_for_each(|&v| out.write_all(&bf16::from_f32(v).to_le_bytes()))?
@@ -172,18 +172,24 @@ impl<'a> Tensors<'a> {
 
     /// The values of an f32 tensor that must have `shape`.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Cow<'a, [f32]>> {
+        let data = self.bytes(name, Dtype::F32, shape)?;
+        Ok(match bytemuck::try_cast_slice(data) {
+            Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
+            _ => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        })
+    }
+
+    /// The little-endian values of a tensor that must have this type and shape.
+    pub fn bytes(&self, name: &str, want: Dtype, shape: &[usize]) -> Result<&'a [u8]> {
         let tensor = self
             .inner
             .tensor(name)
             .map_err(|_| Error::checkpoint(self.path, format!("there is no tensor `{name}`")))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+        if tensor.dtype() != want || tensor.shape() != shape {
             let (dtype, found) = (tensor.dtype(), tensor.shape());
-            let why = format!("tensor `{name}` is {dtype} {found:?} where F32 {shape:?} is needed");
+            let why = format!("tensor `{name}` is {dtype} {found:?} where {want} {shape:?} is needed");
             return Err(Error::checkpoint(self.path, why));
         }
-        Ok(match bytemuck::try_cast_slice(tensor.data()) {
-            Ok(values) if cfg!(target_endian = "little") => Cow::Borrowed(values),
-            _ => tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        })
+        Ok(tensor.data())
     }
 }

@@ -111,6 +111,15 @@ pub enum Granularity {
     Group,
 }
 
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Granularity::Block => "block",
+            Granularity::Group => "group",
+        })
+    }
+}
+
 impl Granularity {
     /// The format of packed factors.
     pub fn format(self) -> Int4Format {

@@ -57,7 +57,7 @@ pub struct TrainConfig {
     pub cluster_gain: f32,
     /// Largest relative error of an expert that a regrouping may cause.
     pub cluster_error: f32,
-    /// Weight of a batch in the moving means of an expert's tokens and of its load (beta).
+    /// Weight of a step in the moving means of an expert's tokens and of its load (beta).
     pub centroid_rate: f32,
     /// Weighted means that a changed cluster's base may become.
     pub base_weights: BaseWeights,
