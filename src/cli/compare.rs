@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::corpus::{Language, cache_folder};
 use super::interrupt;
-use super::options::Options;
+use super::options::{Budget, Options};
 use super::report::{self, Story};
 use super::summary::{Grid, Run, Summary, compare_rows, count, table, write_json};
 use super::terminal::{note, say};
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::train::accounting::Accounting;
 use crate::train::checkpoint::RunFolder;
 use crate::train::config::{FfnKind, ModelConfig, Precision, TrainConfig};
+use crate::train::offload::check_budget;
 use crate::train::preset::Preset;
 
 /// Most seeds of a comparison: more is a slip.
@@ -75,6 +76,9 @@ pub(super) fn run(compare: CompareOptions) -> Result<u8> {
         let (model, train) = variant.of(&model, &train, options.balance);
         model.validate()?;
         train.validate(model.seq)?;
+        if let Some(Budget(Some(bytes))) = variant.budget(options.memory_budget, &model, &train) {
+            check_budget(bytes, &model, &train)?;
+        }
     }
     interrupt::listen(None)?;
     let compare = Compare::prepare(options, model, train)?;
@@ -163,7 +167,8 @@ impl Compare {
         let folder = self.out.join(&name);
         let (model, train) =
             variant.of(&self.model, &TrainConfig { seed, ..self.train.clone() }, self.options.balance);
-        let wanted = self.options.resolved(&model, &train)?;
+        let mut wanted = self.options.resolved(&model, &train)?;
+        wanted.memory_budget = variant.budget(self.options.memory_budget, &model, &train);
         let (config, result) = (folder.join("config.toml"), folder.join("result.json"));
         if config.is_file() {
             if Options::read(&config)? != wanted {

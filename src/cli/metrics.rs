@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::train::clustering::{Event, EventResult};
 use crate::train::memory::Resident;
+use crate::train::offload::OffloadCounts;
 use crate::train::trainer::StepReport;
 
 /// A line of the file.
@@ -35,6 +36,9 @@ pub(crate) struct Line {
     /// Resident bytes after the step, pages of mapped files left out; `None` where the system does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// What moving clusters took in the step, where they are offloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadCounts>,
     /// Tokens of the step.
     pub tokens: u64,
     /// Wall-clock seconds of the step.
@@ -53,6 +57,7 @@ impl From<StepReport> for Line {
             slots: r.expert_slots,
             clustering: r.clustering,
             memory: Resident::now().map(|resident| resident.own),
+            offload: r.offload,
             tokens: r.tokens as u64,
             seconds: r.seconds,
         }
@@ -123,6 +128,14 @@ impl Metrics {
     pub fn clustering_share(&self) -> f64 {
         let events = self.lines.iter().flat_map(|line| &line.clustering);
         events.map(|event| event.seconds).sum::<f64>() / self.seconds().max(1e-9)
+    }
+
+    /// What moving clusters took in all steps; `None` if they never were offloaded.
+    pub fn offload(&self) -> Option<OffloadCounts> {
+        self.lines.iter().filter_map(|line| line.offload).reduce(|mut sum, counts| {
+            sum.add(&counts);
+            sum
+        })
     }
 
     /// Seconds of all steps together, those before a resume included.

@@ -9,6 +9,7 @@ use super::terminal::say;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
 use crate::train::config::Mode;
+use crate::train::offload::OffloadCounts;
 
 /// What a finished run reports; `compare` prints a list of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub(crate) struct Summary {
     pub peak_bytes: Option<u64>,
     /// The same since full experts were converted, where they were.
     pub peak_bytes_after_conversion: Option<u64>,
+    /// What moving clusters took, where they were offloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadCounts>,
     /// Bytes of weights, gradients and optimiser state.
     pub state_bytes: u64,
     /// Bytes of activations kept from forward to backward.

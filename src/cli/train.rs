@@ -23,6 +23,7 @@ use crate::train::eval::{EvalReport, evaluate};
 use crate::train::exchange::Exchange;
 use crate::train::generate::{Sampling, generate};
 use crate::train::memory::PeakMemory;
+use crate::train::offload::check_budget;
 use crate::train::trainer::Trainer;
 
 /// Tokens of sample text at the end.
@@ -174,6 +175,10 @@ impl Plan {
     fn train<T: Elem>(self) -> Result<u8> {
         let memory = PeakMemory::start();
         let Plan { options, model, train, out, start } = self;
+        let budget = options.memory_budget.and_then(|budget| budget.0);
+        if let Some(budget) = budget {
+            check_budget(budget, &model, &train)?;
+        }
         let device = Device::cpu_with_threads(options.threads()?)?;
         let run = RunFolder::create(&out)?;
         let cache = cache_folder(&options, &out);
@@ -185,6 +190,9 @@ impl Plan {
         let batches = language.batches(&options, &model, &train, &cache)?;
 
         let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
+        if let Some(budget) = budget {
+            trainer.offload(budget, &out)?;
+        }
         match &start {
             Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
             Some(Start::Weights(checkpoint)) => checkpoint.load_weights(&mut trainer)?,
@@ -337,6 +345,18 @@ impl<T: Elem> Session<T> {
             let share = 100.0 * self.metrics.clustering_share();
             say(format_args!("regroupings: {accepted} of {attempts} accepted, {share:.2} % of the time"))?;
         }
+        if let Some(counts) = self.metrics.offload() {
+            say(format_args!(
+                "offload: {} hits, {} misses, {} stalls ({:.1} s), {} read, {} written, at most {} in memory at once",
+                counts.hits,
+                counts.misses,
+                counts.stalls,
+                counts.stall_seconds,
+                bytes(counts.bytes_read),
+                bytes(counts.bytes_written),
+                bytes(counts.peak_bytes)
+            ))?;
+        }
         let evaluated = match &evaluation {
             Some(text) => {
                 let report = evaluate(self.trainer.model_mut(), &text.windows, train.batch, temperature)?;
@@ -379,6 +399,7 @@ impl<T: Elem> Session<T> {
             clustering_share: self.metrics.clustering_share(),
             peak_bytes: peak_bytes.max(self.peak_before),
             peak_bytes_after_conversion: self.peak_before.and(peak_bytes),
+            offload: self.metrics.offload(),
             state_bytes: self.trainer.state_bytes(),
             activation_bytes: self.trainer.model().activation_bytes(),
             all_to_all_bytes_per_token: measured.unwrap_or_else(|| accounting.all_to_all_bytes_per_token()),

@@ -3,8 +3,10 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::options::Budget;
 use crate::moe::FfnKind;
 use crate::train::config::{Balance, Granularity, Mode, ModelConfig, Parts, TrainConfig};
+use crate::train::offload::{least_budget, part_bytes};
 
 /// A named change of the model and schedule that `compare` was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -32,6 +34,8 @@ pub(crate) enum Variant {
     Int4,
     /// The same with one scale for a cluster, matrix and factor.
     Int4Group,
+    /// Clusters in memory or in a file, under a budget of bytes.
+    Offload,
     /// Clusters that stay as they start.
     Static,
     /// Attempts to regroup after every 50 steps.
@@ -79,7 +83,7 @@ impl Variant {
         let (mut model, mut train) = (model.variant(ffn), train.clone());
         train.balance = balance.unwrap_or(Balance::of(ffn));
         match self {
-            Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered => {}
+            Variant::Dense | Variant::Flat | Variant::Full | Variant::Clustered | Variant::Offload => {}
             Variant::FlatBoth => train.balance = Balance::Both,
             Variant::ClusteredLoss => train.balance = Balance::Loss,
             Variant::ClusteredBias => train.balance = Balance::Bias,
@@ -103,6 +107,12 @@ impl Variant {
             Variant::TwiceClusters => model.clusters *= 2,
         }
         (model, train)
+    }
+
+    /// Bytes of memory for the clusters of this variant: as given, or a quarter of what they take, if that works.
+    pub fn budget(self, given: Option<Budget>, model: &ModelConfig, train: &TrainConfig) -> Option<Budget> {
+        let quarter = || (part_bytes(model, train) / 4).max(least_budget(model, train));
+        (self == Variant::Offload).then(|| given.unwrap_or_else(|| Budget(Some(quarter()))))
     }
 }
 

@@ -115,6 +115,12 @@ pub(crate) fn run<C: Elem, A: Elem, B: Elem>(products: Vec<Product<'_, C, A, B>>
     tiles.into_par_iter().with_max_len(1).for_each(|p| multiply(p.c, accumulate, p.a, p.b));
 }
 
+/// Whether a product without terms has nothing to write: fresh memory stays unresident then.
+fn is_zero<C: Elem>(c: &ViewMut<'_, C, 2>) -> bool {
+    let c = c.as_view();
+    (0..c.dim(0)).all(|i| bytemuck::cast_slice::<C, u8>(c.row(i)).iter().all(|&byte| byte == 0))
+}
+
 /// `c = a b` or `c += a b` on this thread: f32 arithmetic, rounded once into `C`.
 pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
     mut c: ViewMut<'_, C, 2>,
@@ -125,7 +131,7 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
     let (a, b) = (a.into(), b.into());
     let ([m, k], [kb, n]) = (a.shape(), b.shape());
     assert!(k == kb && c.shape() == [m, n], "product of {:?} and {:?} into {:?}", [m, k], [kb, n], c.shape());
-    if m == 0 || n == 0 {
+    if m == 0 || n == 0 || (k == 0 && is_zero(&c)) {
         return;
     }
     SCRATCH.with_borrow_mut(|[wide_a, wide_b, wide_c]| {

@@ -64,9 +64,6 @@ pub struct Saved<T> {
 
 /// The products of a layer, from weights of one form or another.
 pub(super) trait Products<T> {
-    /// `[clusters + experts, hidden]`.
-    fn router(&self) -> View<'_, T, 2>;
-
     /// `[gate | up | P] = x [W | A]^T`.
     fn up(
         &self,
@@ -97,10 +94,6 @@ pub(super) trait Products<T> {
 }
 
 impl<T: Elem> Products<T> for Weights<'_, T> {
-    fn router(&self) -> View<'_, T, 2> {
-        self.router.matrix(0)
-    }
-
     fn up(
         &self,
         device: &Device,
@@ -133,26 +126,38 @@ impl<T: Elem> Products<T> for Weights<'_, T> {
     }
 }
 
-pub(super) fn forward<T: Elem>(
-    pass: Forward<'_, T>,
-    w: &impl Products<T>,
+/// The router's choices and their orders: all that the forward needs to know which clusters compute.
+pub(super) fn choose<T: Elem>(
+    pass: &Forward<'_, T>,
+    router: View<'_, T, 2>,
     saved: &mut Saved<T>,
     ws: Buffers<'_, T>,
 ) -> Result<()> {
-    let Forward { device, router, bias, x, y } = pass;
-    let Saved { routing, plan, bp, hq } = saved;
+    let (device, x) = (pass.device, pass.x);
+    let Saved { routing, plan, .. } = saved;
     routing.resize(x.dim(0))?;
     device.run(Route {
         x,
-        w: w.router(),
-        bias,
-        temperature: router.temperature,
+        w: router,
+        bias: pass.bias,
+        temperature: pass.router.temperature,
         mode: RouteMode::TwoStage,
         routing,
         workspace: ws.route,
     })?;
     plan.resize(x.dim(0))?;
-    device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })?;
+    device.run(BuildPlan { cluster: routing.cluster.view(), expert: routing.expert.view(), plan })
+}
+
+/// The forward after [`choose`].
+pub(super) fn compute<T: Elem>(
+    pass: Forward<'_, T>,
+    w: &impl Products<T>,
+    saved: &mut Saved<T>,
+    ws: Buffers<'_, T>,
+) -> Result<()> {
+    let Forward { device, x, y, .. } = pass;
+    let Saved { routing, plan, bp, hq } = saved;
     let (order, segments) = (plan.by_cluster(), plan.by_cluster().segments());
     let mut ys = ws.rows;
     let mut bp = bp.front_mut([order.rows(), bp.shape()[1]]);

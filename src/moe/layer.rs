@@ -133,6 +133,10 @@ impl Layer {
         ws: &mut Workspace<T>,
     ) -> Result<()> {
         self.check(pass.x.dim(0), weights, saved, ws)?;
+        if let (FfnKind::Clustered, [router, ..]) = (self.kind, weights) {
+            self.choose(&pass, *router, saved, ws)?;
+            return self.forward_chosen(pass, weights, saved, ws);
+        }
         let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
         match (saved, weights) {
             (Saved::Dense(saved), &[w13, w2]) => {
@@ -141,9 +145,43 @@ impl Layer {
             (Saved::Flat(saved), &[router, w13, w2]) => {
                 flat::forward(pass, flat::Weights { router, w13, w2 }, saved, buffers)
             }
+            _ => Err(self.wrong_operands(weights.len())),
+        }
+    }
+
+    /// The first half of [`Layer::forward`] of a clustered layer: the router's choices, from which [`Saved::plan`] tells
+    /// which clusters the second half computes with.
+    pub fn choose<T: Elem>(
+        &self,
+        pass: &Forward<'_, T>,
+        router: View<'_, T, 3>,
+        saved: &mut Saved<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        let (tokens, want) = (pass.x.dim(0), [1, self.shape.logits(), self.shape.hidden]);
+        ensure!("Layer", router.shape() == want, router = router.shape(), want = want);
+        self.check_room(tokens, saved, ws)?;
+        let Saved::Clustered(saved) = saved else { return Err(self.wrong_operands(1)) };
+        clustered::choose(pass, router.matrix(0), saved, ws.buffers(self.kind, &self.shape, tokens))
+    }
+
+    /// The second half: `y += ffn(x)` by the choices that [`Layer::choose`] made for the same operands. Weights of clusters
+    /// that nobody chose are not read.
+    pub fn forward_chosen<T: Elem>(
+        &self,
+        pass: Forward<'_, T>,
+        weights: &[View<'_, T, 3>],
+        saved: &mut Saved<T>,
+        ws: &mut Workspace<T>,
+    ) -> Result<()> {
+        let tokens = pass.x.dim(0);
+        self.check(tokens, weights, saved, ws)?;
+        match (saved, weights) {
             (Saved::Clustered(saved), &[router, w13, w2, b, a2]) => {
+                let chosen = saved.plan.tokens();
+                ensure!("Layer", chosen == tokens, chosen = chosen, tokens = tokens);
                 let w = clustered::Weights { router, w13, w2, b, a2 };
-                clustered::forward(pass, &w, saved, buffers)
+                clustered::compute(pass, &w, saved, ws.buffers(self.kind, &self.shape, tokens))
             }
             _ => Err(self.wrong_operands(weights.len())),
         }

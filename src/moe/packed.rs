@@ -279,10 +279,6 @@ impl<T: Elem> Packed<T> {
 }
 
 impl<T: Elem> Products<T> for Weights<'_, T> {
-    fn router(&self) -> View<'_, T, 2> {
-        self.router.matrix(0)
-    }
-
     fn up(
         &self,
         device: &Device,
@@ -340,8 +336,9 @@ impl Layer {
             factors = factors
         );
         self.check_room(pass.x.dim(0), saved, ws)?;
-        let buffers = ws.buffers(self.kind, &self.shape, pass.x.dim(0));
         let Saved::Clustered(saved) = saved else { return Err(self.wrong_operands(9)) };
-        clustered::forward(pass, &weights, saved, buffers)
+        let tokens = pass.x.dim(0);
+        clustered::choose(&pass, router.matrix(0), saved, ws.buffers(self.kind, &self.shape, tokens))?;
+        clustered::compute(pass, &weights, saved, ws.buffers(self.kind, &self.shape, tokens))
     }
 }

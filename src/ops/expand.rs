@@ -242,7 +242,8 @@ fn sum_rows(out: &mut ViewMut<'_, f32, 2>, parts: &[&[f32]], offset: usize, accu
     let cols = out.dim(1);
     for r in 0..out.dim(0) {
         let row = out.row_mut(r);
-        if !accumulate {
+        // Fresh memory of an expert that nobody chose stays unresident.
+        if !accumulate && row.iter().any(|v| v.to_bits() != 0) {
             row.fill(0.0);
         }
         for part in parts {

@@ -3,7 +3,8 @@
 use super::activations::Block;
 use super::anneal::FULL;
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, embedding_scale, split_ids};
+use super::model::{HEAD_ROWS, Model, bounds, embedding_scale, split_ids};
+use super::offload::unlocked;
 use super::param::Param;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
@@ -50,6 +51,9 @@ impl<T: Elem> Model<T> {
         }
         let (inputs, targets) = split_ids(pass.ids, pass.sequences)?;
         let (rows, seq) = (inputs.len(), inputs.len() / pass.sequences);
+        if let Some(offload) = self.offload.as_mut().filter(|_| !pass.accumulate) {
+            unlocked(offload).begin_step();
+        }
         let mut router_loss = 0.0;
         self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats, _| {
             router_loss += stats.loss(pass.router.loss);
@@ -128,6 +132,10 @@ impl<T: Elem> Model<T> {
         let (segments, accumulate) = (Segments::Whole(rows), pass.accumulate);
 
         let (attention, ffn_params) = params.split_at_mut(FFN);
+        let mut offload = self.offload.as_mut().map(unlocked);
+        if let Some(offload) = &mut offload {
+            offload.enter_backward(l, bounds(ffn), accumulate, &mut ffn_params[1..])?;
+        }
         let loss = crate::ops::RouteLoss {
             balance: pass.router.loss.balance * pass.scale,
             z: pass.router.loss.z * pass.scale,
@@ -145,6 +153,9 @@ impl<T: Elem> Model<T> {
                 let full = &mut full[l * FULL..(l + 1) * FULL];
                 fading.backward(l, &self.layer, operands, (ffn_params, full), ffn, &mut acts.ws)?;
             }
+        }
+        if let Some(offload) = offload {
+            offload.leave(&mut ffn_params[1..])?;
         }
         let (weight, dgain) = norm_operands(&mut attention[NORM2])?;
         device.run(RmsNormBackward {

@@ -191,7 +191,14 @@ impl Clustering {
         if model.layer.kind != FfnKind::Clustered || model.config.parts != Parts::Both {
             return Ok(Vec::new());
         }
-        (0..self.layers.len()).map(|l| self.regroup_layer(l, model, config, step)).collect()
+        let layers = self.layers.len();
+        let attempt = |l| {
+            model.bring(l)?;
+            let event = self.regroup_layer(l, model, config, step)?;
+            model.put(l)?;
+            Ok(event)
+        };
+        (0..layers).map(attempt).collect()
     }
 
     fn regroup_layer<T: Elem>(

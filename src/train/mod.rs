@@ -18,6 +18,8 @@ pub mod load;
 pub mod memory;
 pub mod model;
 mod observe;
+pub mod offload;
+mod optimiser;
 pub mod param;
 pub mod preset;
 mod seen;

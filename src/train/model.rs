@@ -3,17 +3,20 @@
 //! Pre-norm blocks of rotary causal attention and a feed-forward [`Layer`], RMSNorm, output
 //! projection tied to the embedding. Nothing here computes: every step is an operation on `device`.
 
+use std::sync::Mutex;
+
 use super::activations::{Activations, Block};
-use super::anneal::{self, Fading};
+use super::anneal::{FULL, Fading};
 use super::config::{ModelConfig, Parts};
 use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
+use super::offload::{Offload, unlocked};
 use super::param::{Buffer, Param};
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result, ensure};
 use crate::int4::Int4Format;
 use crate::moe::packed::{Residuals, fake_quantise, room_len};
-use crate::moe::{FfnKind, Forward, Layer, Router};
+use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
     Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
     RouteStats, Routing,
@@ -41,6 +44,8 @@ pub struct Model<T> {
     pub(super) fading: Option<Fading<T>>,
     /// Room for the factor that is packed at the moment; empty until one is.
     room: Tensor<T, 1>,
+    /// Where clusters are, if they are offloaded; locked, since even reading a weight may move it.
+    pub(super) offload: Option<Mutex<Offload>>,
 }
 
 /// What the router of a layer did with a batch.
@@ -92,6 +97,7 @@ impl<T: Elem> Model<T> {
             acts: Activations::new(config, device, batch, train)?,
             fading: None,
             room: device.zeros([0])?,
+            offload: None,
         })
     }
 
@@ -167,9 +173,11 @@ impl<T: Elem> Model<T> {
         }
         self.room.resize(room_len(&self.layer.shape))?;
         for l in 0..self.config.layers {
+            self.bring(l)?;
             let parts = self.config.layer_start(l) + FFN..self.config.layer_start(l + 1);
             let mut weights: Vec<_> = self.params[parts].iter_mut().map(|p| p.weight.view_mut()).collect();
             fake_quantise(&self.device, &self.layer, &mut weights, format, self.room.view_mut())?;
+            self.put(l)?;
         }
         Ok(())
     }
@@ -187,6 +195,11 @@ impl<T: Elem> Model<T> {
             }
         }
         Ok(())
+    }
+
+    /// Position of the first parameter of a layer's feed-forward part.
+    pub(super) fn ffn_start(&self, layer: usize) -> usize {
+        self.config.layer_start(layer) + FFN
     }
 
     /// Bytes of activations kept from forward to backward (of one layer, for a model that only evaluates).
@@ -282,7 +295,8 @@ impl<T: Elem> Model<T> {
     pub(super) fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
-        let params = &self.params[config.layer_start(l)..config.layer_start(l + 1)];
+        let (params, full) = self.params.split_at_mut(config.fading_start(0));
+        let params = &mut params[config.layer_start(l)..config.layer_start(l + 1)];
         let bias = self.bias.get(l).map(|b| b.tensor.flat());
         let (x, block, next, ws) = self.acts.at(l);
         let x = x.front([rows, hidden]);
@@ -312,20 +326,24 @@ impl<T: Elem> Model<T> {
         let (x, inv_rms) = (middle.as_view(), inv_rms2.front_mut([rows]));
         device.run(RmsNorm { x, gain: gain(&params[NORM2]), eps, y: normed.reborrow(), inv_rms })?;
         device.run(Copy { x, y: y.reborrow() })?;
-        let weights: Vec<_> = params[FFN..].iter().map(|p| p.weight.view()).collect();
         let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
         let pass = Forward { device, router, bias, x: normed.as_view(), y };
-        match (&mut self.fading, self.residuals.get(l)) {
-            (Some(fading), _) => {
-                let full = &self.params[config.fading_start(l)..][..anneal::FULL];
-                fading.forward(l, &self.layer, pass, (&weights, full), ffn, ws)
-            }
-            (None, Some(residuals)) => {
-                let weights = residuals.on([weights[0], weights[1], weights[2]]);
-                self.layer.forward_packed(pass, weights, ffn, ws)
-            }
-            (None, None) => self.layer.forward(pass, &weights, ffn, ws),
+        if let Some(residuals) = self.residuals.get(l) {
+            let [router, w13, w2] = [0, 1, 2].map(|i| params[FFN + i].weight.view());
+            return self.layer.forward_packed(pass, residuals.on([router, w13, w2]), ffn, ws);
         }
+        if let Some(fading) = &mut self.fading {
+            let (clusters, full) = (views(&params[FFN..]), &full[l * FULL..(l + 1) * FULL]);
+            return fading.forward(l, &self.layer, pass, (&clusters, full), ffn, ws);
+        }
+        let Some(offload) = &mut self.offload else {
+            return self.layer.forward(pass, &views(&params[FFN..]), ffn, ws);
+        };
+        let offload = unlocked(offload);
+        self.layer.choose(&pass, params[FFN].weight.view(), ffn, ws)?;
+        offload.enter_forward(l, bounds(ffn), &mut params[FFN + 1..])?;
+        self.layer.forward_chosen(pass, &views(&params[FFN..]), ffn, ws)?;
+        offload.leave(&mut params[FFN + 1..])
     }
 
     /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose
@@ -354,6 +372,15 @@ impl<T: Elem> Model<T> {
         }
         Ok(())
     }
+}
+
+fn views<T: Elem>(params: &[Param<T>]) -> Vec<View<'_, T, 3>> {
+    params.iter().map(|p| p.weight.view()).collect()
+}
+
+/// Where the rows of each cluster start in the last forward's order, and where the last end.
+pub(super) fn bounds<T: Elem>(ffn: &Saved<T>) -> &[u32] {
+    ffn.plan().map_or(&[], |plan| plan.by_cluster().offsets())
 }
 
 /// Factor from the embedding, which is the output projection too, to the stream: `sqrt(hidden)`, as in Vaswani

@@ -13,7 +13,8 @@ use crate::tensor::Tensor;
 /// low-rank factors), because the products that use them are one product: see [`Piece`].
 #[derive(Debug)]
 pub struct Param<T> {
-    /// Storage dtype: what the operations read.
+    /// Storage dtype: what the operations read. Without rows while it is offloaded
+    /// ([`Trainer::offload`](super::trainer::Trainer::offload)), as are all tensors of its state.
     pub weight: Tensor<T, 3>,
     /// Gradient and optimiser state; `None` in a model that only evaluates.
     pub state: Option<ParamState>,
@@ -158,14 +159,14 @@ impl<T: Elem> Param<T> {
         Ok(())
     }
 
-    /// Number of elements.
+    /// Number of elements, also while they are offloaded.
     pub fn len(&self) -> usize {
-        self.weight.len()
+        self.pieces.iter().map(Piece::len).sum()
     }
 
     /// True if the tensor has no element.
     pub fn is_empty(&self) -> bool {
-        self.weight.is_empty()
+        self.len() == 0
     }
 
     /// All weights as f32, in the order of the tensor: from the master copy when there is one.

@@ -1,19 +1,23 @@
 //! One optimiser step: gradients of the micro-batches, clipping, AdamW.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::backward::Pass;
 use super::balance;
 use super::clustering::{Clustering, Event};
 use super::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
+use super::layout::FFN;
 use super::load::LoadCounts;
 use super::model::Model;
+use super::offload::{self, OffloadCounts, unlocked};
+use super::optimiser::Update;
 use super::param::Param;
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::Router;
-use crate::ops::{AdamW, GlobalNorm, RouteLoss};
+use crate::ops::{GlobalNorm, RouteLoss};
 use crate::tensor::Tensor;
 use crate::view::ViewMut;
 
@@ -31,6 +35,8 @@ pub struct Trainer<T> {
     clustering: Clustering,
     /// The form of the model in the end; see [`TrainConfig::form`].
     form: FfnKind,
+    /// The budget of bytes for clusters, and the folder for scratch.
+    budget: Option<(u64, PathBuf)>,
 }
 
 /// What one step did.
@@ -52,6 +58,8 @@ pub struct StepReport {
     pub expert_slots: Vec<Vec<u64>>,
     /// Attempts to regroup experts after the step.
     pub clustering: Vec<Event>,
+    /// What moving clusters took, where they are offloaded.
+    pub offload: Option<OffloadCounts>,
     /// Tokens trained on.
     pub tokens: usize,
     /// Wall-clock time.
@@ -77,6 +85,7 @@ impl<T: Elem> Trainer<T> {
             ids,
             clustering,
             form,
+            budget: None,
         };
         if config.start_grouping > 0 {
             trainer.clustering.start_grouping(&mut trainer.model, config.start_grouping)?;
@@ -84,6 +93,29 @@ impl<T: Elem> Trainer<T> {
         trainer.fit_model()?;
         trainer.pack()?;
         Ok(trainer)
+    }
+
+    /// Keeps the weights and optimiser state of clusters within `budget` bytes of memory from now on, the rest in a scratch
+    /// file in the folder `run`, which is removed with the trainer; see [`offload`]. What is trained is the same to the bit.
+    /// A model that is clustered only later is offloaded from then on.
+    ///
+    /// Errors if the model will not be clustered, if the budget is below [`offload::least_budget`], or without room on the
+    /// disk. The tensors of the clusters have no rows from then on.
+    pub fn offload(&mut self, budget: u64, run: impl AsRef<Path>) -> Result<()> {
+        let clustered = ModelConfig { ffn: self.form, ..self.model.config().clone() };
+        offload::check_budget(budget, &clustered, &self.config)?;
+        self.budget = Some((budget, run.as_ref().to_owned()));
+        self.start_offload()
+    }
+
+    /// Moves the clusters to where they are to be, if the model has any.
+    fn start_offload(&mut self) -> Result<()> {
+        let Some((budget, run)) = &self.budget else { return Ok(()) };
+        let clustered = self.model.config().ffn == FfnKind::Clustered && !self.model.is_fading();
+        if clustered && self.model.offload.is_none() {
+            self.model.start_offload(&self.config, (*budget, run), self.step)?;
+        }
+        Ok(())
     }
 
     /// The model.
@@ -119,19 +151,22 @@ impl<T: Elem> Trainer<T> {
         if form != self.model.config().ffn {
             let config = ModelConfig { ffn: form, ..self.model.config().clone() };
             self.model = Model::new(&config, &self.device, self.config.batch, self.config.seed, true)?;
+            let share = self.config.fade(step);
+            if share > 0.0 {
+                self.model.start_fading(share, true)?;
+            }
             self.fit_model()?;
+            self.start_offload()?;
         }
-        let share = self.config.fade(step);
-        if share > 0.0 && form == FfnKind::Clustered {
-            self.model.start_fading(share, true)?;
-            self.fit_model()?;
+        if let Some(offload) = &mut self.model.offload {
+            unlocked(offload).restart(step);
         }
         Ok(())
     }
 
     /// What depends on the form of the model: the workspace, and master copies where storage is to differ from them.
     fn fit_model(&mut self) -> Result<()> {
-        let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.weight.len()));
+        let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.len()));
         self.squares = self.device.zeros([len])?;
         if self.config.int4_from > 0 && self.model.config().ffn == FfnKind::Clustered {
             for l in 0..self.model.config().layers {
@@ -157,14 +192,11 @@ impl<T: Elem> Trainer<T> {
         packed.then_some(self.config.int4)
     }
 
-    /// Bytes of weights, gradients and optimiser state.
+    /// Bytes of weights, gradients and optimiser state, in memory or not.
     pub fn state_bytes(&self) -> u64 {
-        let state = |p: &Param<T>| {
-            p.state.as_ref().map_or(0, |s| {
-                s.grad.bytes() + s.m.bytes() + s.v.bytes() + s.master.as_ref().map_or(0, |m| m.bytes())
-            })
-        };
-        self.model.params().iter().map(|p| p.weight.bytes() + state(p)).sum()
+        let floats = |p: &Param<T>| p.state.as_ref().map_or(0, |s| 3 + usize::from(s.master.is_some()));
+        let bytes = |p: &Param<T>| p.len() * (size_of::<T>() + floats(p) * size_of::<f32>());
+        self.model.params().iter().map(|p| bytes(p) as u64).sum()
     }
 
     /// One step. `fill` is called for each micro-batch with its number and `batch * (seq + 1)` ids to write.
@@ -205,18 +237,22 @@ impl<T: Elem> Trainer<T> {
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
-        self.update(step)?;
+        let packed = self.update(step)?;
         self.adjust_balance(load.slots())?;
         let mut clustering = Vec::new();
         if self.config.form(self.form, step) != self.model.config().ffn {
             clustering = self.clustering.convert(&mut self.model, &self.config, step)?;
+            self.step = step;
             self.fit_model()?;
+            self.start_offload()?;
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
         }
         self.fade(step)?;
         self.step = step;
-        self.pack()?;
+        if !packed {
+            self.pack()?;
+        }
         Ok(StepReport {
             step,
             loss: cross_entropy,
@@ -226,6 +262,7 @@ impl<T: Elem> Trainer<T> {
             load_cv: load.cv() as f32,
             expert_slots: load.into_slots(),
             clustering,
+            offload: self.model.offload.as_mut().map(|offload| unlocked(offload).take_counts()),
             tokens: self.config.tokens_per_step(self.model.config().seq) as usize,
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -257,11 +294,13 @@ impl<T: Elem> Trainer<T> {
             self.model.fade(share, true)
         } else {
             self.model.end_fading();
-            self.fit_model()
+            self.fit_model()?;
+            self.start_offload()
         }
     }
 
-    fn update(&mut self, step: u64) -> Result<()> {
+    /// The optimiser's step; tells whether it left residuals packed that are to be.
+    fn update(&mut self, step: u64) -> Result<bool> {
         let (config, norm) = (&self.config, self.norm.view());
         let mut routers = self.model.routers().enumerate().peekable();
         for (i, param) in self.model.params_mut().iter_mut().enumerate() {
@@ -271,27 +310,24 @@ impl<T: Elem> Trainer<T> {
             {
                 continue;
             }
+            if param.weight.is_empty() {
+                continue; // It is offloaded.
+            }
             let (weight, stored) = match &mut state.master {
                 Some(master) => (master.flat_mut(), Some(param.weight.flat_mut())),
                 None => (f32_weights(&mut param.weight)?, None),
             };
-            self.device.run(AdamW {
-                weight,
-                grad: state.grad.flat(),
-                m: state.m.flat_mut(),
-                v: state.v.flat_mut(),
-                stored,
-                lr: config.lr_at(step),
-                beta1: config.beta1,
-                beta2: config.beta2,
-                eps: config.eps,
-                weight_decay: if param.decay { config.weight_decay } else { 0.0 },
-                step,
-                norm,
-                max_norm: config.clip,
-            })?;
+            let (grad, m, v) = (state.grad.flat(), state.m.flat_mut(), state.v.flat_mut());
+            let update = Update { weight, grad, m, v, stored, decay: param.decay };
+            self.device.run(update.at(step, config, norm))?;
         }
-        Ok(())
+        let Model { offload, params, config: model, .. } = &mut self.model;
+        let Some(offload) = offload else { return Ok(false) };
+        // Regrouping works on what is not packed yet.
+        let packs = config.packs(step) && !config.clusters_at(step);
+        let owned = |layer: usize| model.layer_start(layer) + FFN + 1..model.layer_start(layer + 1);
+        unlocked(offload).update(step, norm, packs, params, owned)?;
+        Ok(packs)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Options: one list of names for flags and config files.
 
+mod budget;
 mod resolve;
 
 use std::num::ParseFloatError;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::budget::Budget;
 use crate::moe::FfnKind;
 use crate::train::config::{Balance, BaseWeights, BiasStep, Granularity, Mode, Parts, Precision};
 use crate::train::preset::Preset;
@@ -102,6 +104,10 @@ pub(crate) struct Options {
     /// Checkpoints kept [default: 2].
     #[arg(long)]
     pub keep: Option<usize>,
+    /// Bytes of memory for the weights and optimiser state of all clusters, for example 64MiB; the rest is in a scratch file
+    /// of the run folder [default: none, all in memory; in `compare`, for the variant offload, a quarter of those bytes].
+    #[arg(long, value_name = "BYTES")]
+    pub memory_budget: Option<Budget>,
     /// Print results as JSON, as the last line or into FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::train::data::Tokenizer;
 use crate::train::layout::is_factor;
 use crate::train::model::Model;
-use crate::train::param::Buffer;
+use crate::train::offload::{self, Field};
+use crate::train::param::{Buffer, Param};
 use crate::train::trainer::Trainer;
 
 /// Start of the names of folders being written.
@@ -32,6 +33,7 @@ impl RunFolder {
         let run = RunFolder { path: path.as_ref().to_owned() };
         let checkpoints = run.checkpoints_path();
         fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+        offload::remove_stale(&run.path)?;
         for name in entries(&checkpoints)? {
             if name.starts_with(UNFINISHED) {
                 let path = checkpoints.join(name);
@@ -133,6 +135,7 @@ impl RunFolder {
         position: Position,
         keep: usize,
     ) -> Result<PathBuf> {
+        model.settle()?;
         let name = format!("step-{:08}", position.step);
         let place = write_folder(&self.checkpoints_path(), &name, |folder| {
             write_all(folder, model, remembered, description, tokenizer, position)
@@ -183,9 +186,9 @@ fn remove_stale(unfinished: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_all<T: Elem>(
+fn write_all<'a, T: Elem>(
     folder: &Path,
-    model: &Model<T>,
+    model: &'a Model<T>,
     remembered: &[&Buffer],
     description: &Description,
     tokenizer: Option<&Tokenizer>,
@@ -193,17 +196,20 @@ fn write_all<T: Elem>(
 ) -> Result<()> {
     let mut files = BTreeMap::new();
     let params = model.params();
-    let pieces =
-        || params.iter().flat_map(|p| p.pieces.iter().enumerate().map(move |(i, piece)| (p, i, piece)));
+    let pieces = || {
+        let pieces = |(p, param): (usize, &'a Param<T>)| (0..param.pieces.len()).map(move |i| (p, i));
+        params.iter().enumerate().flat_map(pieces)
+    };
     let mut weights = Vec::new();
     let mut masters = Vec::new();
-    for (param, i, piece) in pieces() {
+    for (p, i) in pieces() {
+        let piece = &params[p].pieces[i];
         let (name, shape) = (piece.name.clone(), piece.shape());
-        let values = Box::new(move || Ok(Values::F32(param.get(i)?)));
+        let values = Box::new(move || Ok(Values::F32(model.piece(p, i, Field::Weight)?)));
         let weight = Lazy { name, dtype: Dtype::F32, shape, values };
         match description.packed.is_some() && is_factor(piece) {
             false => weights.push(weight),
-            true if param.state.is_some() => masters.push(weight),
+            true if params[p].state.is_some() => masters.push(weight),
             true => {}
         }
     }
@@ -211,11 +217,11 @@ fn write_all<T: Elem>(
         weights.extend(residuals::packed(model, packed.format())?);
     }
     let mut moments = Vec::new();
-    for (param, _, piece) in pieces() {
-        let Some(state) = &param.state else { continue };
-        for (moment, tensor) in [('m', &state.m), ('v', &state.v)] {
+    for (p, i) in pieces().filter(|&(p, _)| params[p].state.is_some()) {
+        let piece = &params[p].pieces[i];
+        for (moment, field) in [('m', Field::First), ('v', Field::Second)] {
             let name = moment_name(piece, moment);
-            let values = Box::new(|| Ok(Values::F32(piece.gather(tensor)?)));
+            let values = Box::new(move || Ok(Values::F32(model.piece(p, i, field)?)));
             moments.push(Lazy { name, dtype: Dtype::F32, shape: piece.shape(), values });
         }
     }

@@ -5,6 +5,7 @@
 //! ```text
 //! config.toml                      the options of the run, to repeat it
 //! metrics.jsonl                    one line per step
+//! offload/parts                    scratch of a run with a memory budget, gone when it ends
 //! checkpoints/step-00000100/
 //!     model.safetensors            weights in f32 under Hugging Face style names, selection biases; residuals may be packed
 //!     optimizer.safetensors        AdamW's moments: `<name>.m`, `<name>.v`; what is remembered about experts; the f32

@@ -17,6 +17,7 @@ use crate::tensor::Tensor;
 use crate::train::config::ModelConfig;
 use crate::train::layout::factor_at;
 use crate::train::model::Model;
+use crate::train::offload::Field;
 
 /// A factor of a cluster's residuals: a matrix `[K rank, long]`, the ranks of its experts one after the other.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,10 +136,9 @@ impl Factor {
     /// The matrix in INT4, from the f32 weights rounded to the model's dtype: from what it computed with before.
     fn quantised<T: Elem>(&self, model: &Model<T>, layout: Int4Layout) -> Result<Int4Tensor> {
         let device = model.device();
-        let params = model.ffn(self.layer);
         let mut values = Vec::with_capacity(layout.shape().iter().product());
         for (param, piece) in self.pieces(model.config().layer().shape) {
-            let part = params[param].get(piece)?;
+            let part = model.piece(model.ffn_start(self.layer) + param, piece, Field::Weight)?;
             let part = if self.side == 0 { part } else { transposed(&part, layout.shape()[2]) };
             values.extend(part.into_iter().map(T::from_f32));
         }
@@ -218,7 +218,15 @@ pub(super) fn load<T: Elem>(tensors: &Tensors<'_>, model: &mut Model<T>) -> Resu
 pub(super) fn unpack<T: Elem>(tensors: &Tensors<'_>, model: &mut Model<T>, format: Int4Format) -> Result<()> {
     let (config, shape) = (model.config().clone(), model.config().layer().shape);
     let device: Device = model.device().clone();
+    let mut brought = None;
     for factor in factors(&config) {
+        if brought != Some(factor.layer) {
+            if let Some(layer) = brought {
+                model.put(layer)?;
+            }
+            model.bring(factor.layer)?;
+            brought = Some(factor.layer);
+        }
         let layout = factor.layout(&shape, format)?;
         let mut matrix = Int4Tensor::new(&device, layout)?;
         factor.read(tensors, &layout, &mut matrix, 0)?;
@@ -235,7 +243,7 @@ pub(super) fn unpack<T: Elem>(tensors: &Tensors<'_>, model: &mut Model<T>, forma
             }
         }
     }
-    Ok(())
+    brought.map_or(Ok(()), |layer| model.put(layer))
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ impl Checkpoint {
         let packed = self.description.packed;
         let trained = optimizer.len() > 0;
         self.check_model_count(&tensors, model)?;
-        for param in model.params_mut() {
+        model.each_param(|param| {
             for i in 0..param.pieces.len() {
                 match packed.is_some() && is_factor(&param.pieces[i]) {
                     false => load_piece(&tensors, param, i)?,
@@ -271,7 +271,8 @@ impl Checkpoint {
                     true => {}
                 }
             }
-        }
+            Ok(())
+        })?;
         if let Some(packed) = packed.filter(|_| !trained) {
             residuals::unpack(&tensors, model, packed.format())?;
         }
@@ -311,14 +312,15 @@ impl Checkpoint {
         let masters = pieces().filter(|piece| self.description.packed.is_some() && is_factor(piece)).count();
         let buffers: usize = trainer.clustering().buffers().map(|b| b.pieces.len()).sum();
         check_count(&self.optimizer, &tensors, 2 * pieces().count() + masters + buffers)?;
-        for param in trainer.model_mut().params_mut() {
-            let Some(state) = &mut param.state else { continue };
+        trainer.model_mut().each_param(|param| {
+            let Some(state) = &mut param.state else { return Ok(()) };
             for piece in &param.pieces {
                 let get = |moment| tensors.get(&moment_name(piece, moment), &piece.shape());
                 piece.scatter(&get('m')?, &mut state.m)?;
                 piece.scatter(&get('v')?, &mut state.v)?;
             }
-        }
+            Ok(())
+        })?;
         trainer.clustering_mut().buffers_mut().try_for_each(|buffer| load_buffer(&tensors, buffer))?;
         trainer.pack()
     }

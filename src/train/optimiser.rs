@@ -1,0 +1,40 @@
+//! The optimiser's update of one stretch of weights.
+
+use super::config::TrainConfig;
+use crate::ops::AdamW;
+use crate::view::{View, ViewMut};
+
+/// What an update reads and writes, all of one length.
+#[derive(Debug)]
+pub(super) struct Update<'a, T> {
+    pub weight: ViewMut<'a, f32, 1>,
+    pub grad: View<'a, f32, 1>,
+    pub m: ViewMut<'a, f32, 1>,
+    pub v: ViewMut<'a, f32, 1>,
+    /// The weights as stored, where those are other than f32 or not all there is.
+    pub stored: Option<ViewMut<'a, T, 1>>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+}
+
+impl<'a, T> Update<'a, T> {
+    /// The update of `step`; `norm` is that of the whole gradient.
+    pub fn at(self, step: u64, config: &TrainConfig, norm: View<'a, f32, 1>) -> AdamW<'a, T> {
+        let Update { weight, grad, m, v, stored, decay } = self;
+        AdamW {
+            weight,
+            grad,
+            m,
+            v,
+            stored,
+            lr: config.lr_at(step),
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            weight_decay: if decay { config.weight_decay } else { 0.0 },
+            step,
+            norm,
+            max_norm: config.clip,
+        }
+    }
+}
