@@ -80,7 +80,7 @@ impl Parts {
     }
 
     pub fn part(&self, index: usize) -> Part {
-        let (cluster, kind) = (index / 2, if index % 2 == 0 { Kind::Weights } else { Kind::State });
+        let (cluster, kind) = (index / 2, if index.is_multiple_of(2) { Kind::Weights } else { Kind::State });
         Part { layer: cluster / self.clusters, cluster: cluster % self.clusters, kind }
     }
 
