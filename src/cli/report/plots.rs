@@ -109,7 +109,7 @@ impl Cells<'_> {
             return Ok(None);
         }
         let (width, height) = (columns as u32 * self.size.0 + 84, rows as u32 * self.size.1 + 90);
-        drawn((width.max(260), height), |area| {
+        drawn((width.max(380), height), |area| {
             let mut chart = ChartBuilder::on(area)
                 .caption(self.title, (FONT, 15))
                 .margin(10)

@@ -1,6 +1,7 @@
 //! The three legs against flat experts, beside the ratios that the paper published.
 
 use crate::cli::summary::{Grid, Run, Summary, median, names};
+use crate::moe::FfnKind;
 
 /// What the table says.
 pub(super) const NOTE: &str = "Medians over seeds, against flat top-k experts of the same run. The paper's column is arXiv \
@@ -42,14 +43,14 @@ const LEGS: [Leg; 8] = [
     Leg {
         name: "load CV",
         paper: "0.12 (0.33 of 0.36)",
-        of: |s| s.load_cv,
+        of: |s| s.load_cv.filter(|_| s.variant != FfnKind::Dense),
         against: |s| s.load_cv,
         show: beside,
     },
     Leg {
         name: "load CV, worst layer",
         paper: "-",
-        of: |s| s.load_cv_worst,
+        of: |s| s.load_cv_worst.filter(|_| s.variant != FfnKind::Dense),
         against: |s| s.load_cv_worst,
         show: beside,
     },
