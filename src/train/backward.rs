@@ -2,6 +2,7 @@
 
 use super::activations::Block;
 use super::anneal::FULL;
+use super::config::{FfnKind, Parts};
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
 use super::model::{HEAD_ROWS, Model, bounds, embedding_scale, split_ids};
 use super::offload::unlocked;
@@ -73,6 +74,21 @@ impl<T: Elem> Model<T> {
             dtable,
         })?;
         Ok(Losses { cross_entropy, router: router_loss as f32 })
+    }
+
+    /// Makes the gradients of bases zero where there are to be none ([`Parts::Residuals`]). Factors that are to be none need
+    /// no such help: each one's gradient is a product with the other, which is zero.
+    pub(super) fn drop_missing_gradients(&mut self) -> Result<()> {
+        if self.config.parts != Parts::Residuals || self.layer.kind != FfnKind::Clustered {
+            return Ok(());
+        }
+        for param in &mut self.params {
+            let Some(state) = &mut param.state else { continue };
+            for base in param.pieces.iter().filter(|piece| piece.name.contains(".clusters.")) {
+                base.scatter(&vec![0.0; base.len()], &mut state.grad)?;
+            }
+        }
+        Ok(())
     }
 
     /// Output projection, cross-entropy and final norm; leaves the gradient of the last stream in `dstream`.

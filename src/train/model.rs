@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::activations::{Activations, Block};
 use super::anneal::{FULL, Fading};
-use super::config::{ModelConfig, Parts};
+use super::config::ModelConfig;
 use super::layout::{self, EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
 use super::offload::{Offload, unlocked};
 use super::param::{Buffer, Param};
@@ -178,21 +178,6 @@ impl<T: Elem> Model<T> {
             let mut weights: Vec<_> = self.params[parts].iter_mut().map(|p| p.weight.view_mut()).collect();
             fake_quantise(&self.device, &self.layer, &mut weights, format, self.room.view_mut())?;
             self.put(l)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the gradients of bases zero where there are to be none ([`Parts::Residuals`]). Factors that are to be none need
-    /// no such help: each one's gradient is a product with the other, which is zero.
-    pub(super) fn drop_missing_gradients(&mut self) -> Result<()> {
-        if self.config.parts != Parts::Residuals || self.layer.kind != FfnKind::Clustered {
-            return Ok(());
-        }
-        for param in &mut self.params {
-            let Some(state) = &mut param.state else { continue };
-            for base in param.pieces.iter().filter(|piece| piece.name.contains(".clusters.")) {
-                base.scatter(&vec![0.0; base.len()], &mut state.grad)?;
-            }
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! What is evicted is the part whose next use is farthest away, in the order of passes that every step has; a thread reads
 //! what the next two passes will need.
 
+mod budget;
 mod forecast;
 mod model;
 mod part;
@@ -25,19 +26,21 @@ use std::path::Path;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 
+use self::budget::parts;
+pub use self::budget::{check_budget, least_budget, part_bytes};
 use self::forecast::Visit;
 pub(super) use self::model::unlocked;
 pub(super) use self::part::Field;
-use self::part::{Kind, Part, Parts, TENSORS, elements};
+use self::part::{Kind, Part, TENSORS, elements};
 pub use self::store::OffloadCounts;
 use self::store::Store;
 use self::worker::Scratch;
 pub(super) use self::worker::remove_stale;
-use super::config::{FfnKind, ModelConfig, Parts as ExpertParts, TrainConfig};
+use super::config::{FfnKind, ModelConfig, TrainConfig};
 use super::optimiser::Update;
 use super::param::{Param, Piece};
 use crate::device::Device;
-use crate::elem::{DType, Elem};
+use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::packed::{fake_quantise, room_len};
 use crate::moe::{Layer, Shape};
@@ -47,47 +50,6 @@ use crate::view::{View, ViewMut};
 
 /// Passes for which parts are read ahead.
 const AHEAD: usize = 2;
-
-/// Sizes of a clustered model's parts.
-fn parts(model: &ModelConfig, train: &TrainConfig) -> Parts {
-    let model = ModelConfig { ffn: FfnKind::Clustered, ..model.clone() };
-    let dtype = train.precision.dtype();
-    Parts::new(&model, dtype, dtype != DType::F32 || train.int4_from > 0)
-}
-
-/// Bytes of the parts of all clusters of a model: what a budget of this many bytes keeps in memory, with nothing to spare for
-/// the copies of a pass.
-pub fn part_bytes(model: &ModelConfig, train: &TrainConfig) -> u64 {
-    parts(model, train).total_bytes()
-}
-
-/// The least budget under which a clustered model can be trained: all parts of one layer, which regrouping needs at once,
-/// and one more on its way; or, with few clusters, what a pass and a cluster's update take.
-pub fn least_budget(model: &ModelConfig, train: &TrainConfig) -> u64 {
-    let parts = parts(model, train);
-    let (weights, state) = (parts.bytes(Kind::Weights), parts.bytes(Kind::State));
-    let clusters = parts.clusters as u64;
-    let regroup = clusters * (weights + state) + weights.max(state);
-    regroup.max(clusters * weights + weights + state)
-}
-
-/// Checks that `budget` bytes suffice to train a clustered model.
-pub fn check_budget(budget: u64, model: &ModelConfig, train: &TrainConfig) -> Result<()> {
-    if model.ffn != FfnKind::Clustered {
-        let why = format!("holds clusters of experts, and the model is {}; needs --ffn clustered", model.ffn);
-        return Err(Error::config("--memory-budget", budget, why));
-    }
-    if model.parts == ExpertParts::Residuals {
-        let why = "is for clusters with bases; --parts residuals leaves them out";
-        return Err(Error::config("--memory-budget", budget, why));
-    }
-    let least = least_budget(model, train);
-    if budget < least {
-        let why = format!("too few bytes for one layer at a time; the least that works is {least}");
-        return Err(Error::config("--memory-budget", budget, why));
-    }
-    Ok(())
-}
 
 /// The clusters of a model in training, and where they are.
 #[derive(Debug)]
