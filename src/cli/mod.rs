@@ -3,6 +3,7 @@
 //! Results go to stdout; progress, logs (`RUST_LOG`) and errors to stderr. Exit codes: 0 done, 1 failed,
 //! 2 unusable options, 130 stopped by Ctrl-C with the run saved.
 
+mod allocator;
 mod compare;
 mod compress;
 mod corpus;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::allocator::share_one_arena;
 use super::corpus::{Evaluation, Language, cache_folder};
 use super::interrupt;
 use super::metrics::{Line, Metrics};
@@ -173,9 +174,12 @@ impl Plan {
     }
 
     fn train<T: Elem>(self) -> Result<u8> {
-        let memory = PeakMemory::start();
         let Plan { options, model, train, out, start } = self;
         let budget = options.memory_budget.and_then(|budget| budget.0);
+        if budget.is_some() {
+            share_one_arena();
+        }
+        let memory = PeakMemory::start();
         if let Some(budget) = budget {
             check_budget(budget, &model, &train)?;
         }
