@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::allocator::share_one_arena;
+use super::allocator::give_back_early;
 use super::corpus::{Evaluation, Language, cache_folder};
 use super::interrupt;
 use super::metrics::{Line, Metrics};
@@ -177,7 +177,7 @@ impl Plan {
         let Plan { options, model, train, out, start } = self;
         let budget = options.memory_budget.and_then(|budget| budget.0);
         if budget.is_some() {
-            share_one_arena();
+            give_back_early();
         }
         let memory = PeakMemory::start();
         if let Some(budget) = budget {
