@@ -26,7 +26,7 @@
 //! **Packed residuals.** Where `config.json` says `"packed": "block"` or `"group"`, `model.safetensors` has no
 //! `…experts.E.gate_proj.lora_A.weight` and the like. The factors of a cluster are one matrix `[K rank, long]` in INT4, the
 //! ranks of its experts one after the other; `long` is the input of `lora_A`, the output of `lora_B`. They are there as they
-//! lie in memory ([`int4`](crate::int4) draws it), so that reading them is copying:
+//! lie in memory (drawn in `src/int4.rs`), so that reading them is copying:
 //!
 //! ```text
 //! model.layers.L.mlp.clusters.G.gate_proj.lora_A.qweight    I32  [K rank / 32, long / 32, 128]   8 codes a word
