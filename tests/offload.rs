@@ -6,49 +6,20 @@ use std::fs;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
-use common::Rng;
+use common::training::{self, step};
 use trimoe::train::checkpoint::{DataKind, Description, Position, RunFolder};
 use trimoe::train::clustering::EventResult;
 use trimoe::train::config::{FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 use trimoe::train::offload::{least_budget, part_bytes};
-use trimoe::train::preset::Preset;
 use trimoe::train::trainer::{StepReport, Trainer};
 use trimoe::{Device, Elem, bf16};
 
-/// Ragged in every size; four clusters of three.
 fn model() -> ModelConfig {
-    ModelConfig {
-        ffn: FfnKind::Clustered,
-        vocab: 41,
-        hidden: 12,
-        inner: 10,
-        layers: 3,
-        heads: 2,
-        seq: 9,
-        experts: 12,
-        clusters: 4,
-        topk: 2,
-        rank: 3,
-        ..Preset::Tiny.model()
-    }
+    ModelConfig { layers: 3, ..training::model() }
 }
 
-/// Regroups often.
 fn schedule() -> TrainConfig {
-    TrainConfig {
-        batch: 4,
-        steps: 40,
-        lr: 0.01,
-        warmup: 2,
-        burn_in: 4,
-        cluster_every: 6,
-        cluster_gain: 0.0,
-        cluster_error: 10.0,
-        cluster_alpha: 0.2,
-        centroid_rate: 1.0,
-        clip: 0.5,
-        ..Preset::Tiny.train()
-    }
+    TrainConfig { cluster_every: 6, clip: 0.5, ..training::schedule() }
 }
 
 fn trainer<T: Elem>(
@@ -62,19 +33,6 @@ fn trainer<T: Elem>(
         trainer.offload(budget, run).unwrap();
     }
     trainer
-}
-
-/// One step on random ids, the same for every step of the same number.
-fn step<T: Elem>(trainer: &mut Trainer<T>) -> StepReport {
-    let mut rng = Rng::new(trainer.step_count());
-    let fill = |_, ids: &mut [u32]| {
-        for id in ids {
-            let most = 1 + rng.below(41);
-            *id = rng.below(most) as u32;
-        }
-        Ok(())
-    };
-    trainer.step(fill).unwrap()
 }
 
 /// From now on only these clusters of every layer are chosen.

@@ -2,65 +2,17 @@
 
 mod common;
 
-use common::{Rng, same_bits_on_any_threads};
+use common::same_bits_on_any_threads;
+use common::training::{model, schedule, step};
 use trimoe::Device;
 use trimoe::train::clustering::{Event, EventResult};
 use trimoe::train::config::{Balance, BiasStep, FfnKind, Mode, ModelConfig, Parts, TrainConfig};
 use trimoe::train::load::LoadCounts;
-use trimoe::train::preset::Preset;
 use trimoe::train::trainer::{StepReport, Trainer};
 
-/// Ragged in every size; four clusters of three.
-fn model() -> ModelConfig {
-    ModelConfig {
-        ffn: FfnKind::Clustered,
-        vocab: 41,
-        hidden: 12,
-        inner: 10,
-        layers: 2,
-        heads: 2,
-        seq: 9,
-        experts: 12,
-        clusters: 4,
-        topk: 2,
-        rank: 3,
-        ..Preset::Tiny.model()
-    }
-}
-
-/// Every proposal that raises the similarity is taken, from step 4 on.
-fn schedule() -> TrainConfig {
-    TrainConfig {
-        batch: 4,
-        steps: 40,
-        lr: 0.01,
-        warmup: 2,
-        burn_in: 4,
-        cluster_every: 4,
-        cluster_gain: 0.0,
-        cluster_error: 10.0,
-        // Centroids of one batch are noise: there is something to regroup.
-        cluster_alpha: 0.2,
-        centroid_rate: 1.0,
-        ..Preset::Tiny.train()
-    }
-}
-
-/// Trains on random ids, the same for every step with the same number.
+/// Trains on random ids.
 fn train(trainer: &mut Trainer<f32>, steps: u64) -> Vec<StepReport> {
-    let step = |_| {
-        let mut rng = Rng::new(trainer.step_count());
-        let fill = |_, ids: &mut [u32]| {
-            // Low ids are frequent, so that experts have something to differ by.
-            for id in ids {
-                let most = 1 + rng.below(41);
-                *id = rng.below(most) as u32;
-            }
-            Ok(())
-        };
-        trainer.step(fill).unwrap()
-    };
-    (0..steps).map(step).collect()
+    (0..steps).map(|_| step(trainer)).collect()
 }
 
 fn events(reports: &[StepReport]) -> Vec<Event> {

@@ -1,5 +1,7 @@
 //! Which trainable tensors a model has: shapes, names in a checkpoint, start values.
 
+use std::ops::Range;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -96,6 +98,11 @@ impl ModelConfig {
     /// Position of the first parameter of layer `layer`'s full experts while they fade out ([`Mode::Anneal`](super::config::Mode)).
     pub(super) fn fading_start(&self, layer: usize) -> usize {
         self.layer_start(self.layers) + 1 + layer * FULL
+    }
+
+    /// Positions of what clusters own in a clustered layer: its feed-forward part but for the router.
+    pub(super) fn owned_by_clusters(&self, layer: usize) -> Range<usize> {
+        self.layer_start(layer) + FFN + 1..self.layer_start(layer + 1)
     }
 
     /// Position of the first parameter of layer `layer`; that of the final norm for `layer = layers`.
@@ -290,12 +297,10 @@ fn ffn_pieces(layer: Layer, parts: Parts, l: usize, depth: f64) -> Vec<Vec<(Piec
             // The router weighs a token's cluster with p_g, near 1 / clusters at the start: without this factor
             // the layer would start that much weaker, and raising p_g would pay before choosing well does.
             let last = out * clusters as f64;
-            let base = |start: Start| if parts == Parts::Residuals { Start::Zero } else { start };
-            let mut w13: Vec<_> =
-                (0..clusters).flat_map(|g| gate_up(&cluster(g), g, Start::Shared)).collect();
-            let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, |_| Start::Zero)).collect();
-            w13.iter_mut().for_each(|(_, start)| *start = base(*start));
-            w2.iter_mut().for_each(|(_, start)| *start = base(Start::Shared(last)));
+            let base = if parts == Parts::Residuals { |_| Start::Zero } else { Start::Shared };
+            let mut w13: Vec<_> = (0..clusters).flat_map(|g| gate_up(&cluster(g), g, base)).collect();
+            let mut w2: Vec<_> = (0..clusters).map(|g| down(&cluster(g), g, base)).collect();
+            w2.iter_mut().for_each(|(_, start)| *start = base(last));
             let (mut b, mut a2) = (Vec::new(), Vec::new());
             // A is small and B zero: the residual starts at zero, and B gets a gradient at once. Without a base the
             // product of both has to start as large as a base would.

@@ -7,7 +7,6 @@ use super::backward::Pass;
 use super::balance;
 use super::clustering::{Clustering, Event};
 use super::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
-use super::layout::FFN;
 use super::load::LoadCounts;
 use super::model::Model;
 use super::offload::{self, OffloadCounts, unlocked};
@@ -325,8 +324,7 @@ impl<T: Elem> Trainer<T> {
         let Some(offload) = offload else { return Ok(false) };
         // Regrouping works on what is not packed yet.
         let packs = config.packs(step) && !config.clusters_at(step);
-        let owned = |layer: usize| model.layer_start(layer) + FFN + 1..model.layer_start(layer + 1);
-        unlocked(offload).update(step, norm, packs, params, owned)?;
+        unlocked(offload).update(step, norm, packs, params, |layer| model.owned_by_clusters(layer))?;
         Ok(packs)
     }
 }

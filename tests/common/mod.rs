@@ -12,6 +12,7 @@ pub mod int4;
 pub mod oracle;
 pub mod rng;
 pub mod routing;
+pub mod training;
 
 #[allow(unused_imports, reason = "not every test uses every helper")]
 pub use compare::{Bound, assert_within, close, identical, near, near_with, norm_wise};

@@ -4,6 +4,7 @@ mod page;
 mod plots;
 mod trilemma;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::metrics::{Line, Metrics};
@@ -11,6 +12,7 @@ use super::similarity::{Similarities, Which};
 use super::summary::Run;
 use crate::error::{Error, Result};
 use crate::train::clustering::Event;
+use crate::train::data::write_atomically;
 use plots::{Axis, Cells, colour, shade};
 
 /// Columns of a plot over time.
@@ -54,16 +56,15 @@ pub(crate) fn write(folder: &Path, facts: &[String], stories: &[Story<'_>]) -> R
     page.section("Memory", "Resident bytes after each step, mapped files left out; first seed.");
     page.plots([memory(&firsts)?]);
     for story in &firsts {
-        let plots = [load(story)?].into_iter().chain(membership(story)?).chain(similarity(story)?);
+        let plots = [load(story)?, membership(story)?].into_iter().chain(similarity(story)?);
         let plots: Vec<String> = plots.flatten().collect();
         if !plots.is_empty() {
             page.details(&story.run.name, plots);
         }
     }
     let path = folder.join("index.html");
-    let unfinished = folder.join("index.html.tmp");
-    std::fs::write(&unfinished, page.html()).map_err(Error::io("write", &unfinished))?;
-    std::fs::rename(&unfinished, &path).map_err(Error::io("write", &path))?;
+    let html = page.html();
+    write_atomically(&path, |file| file.write_all(html.as_bytes()).map_err(Error::io("write", &path)))?;
     Ok(path)
 }
 
@@ -129,7 +130,7 @@ fn load(story: &Story<'_>) -> Result<Option<String>> {
 }
 
 /// The cluster of each expert, by its number at the start, after each attempt to regroup.
-fn membership(story: &Story<'_>) -> Result<Option<Option<String>>> {
+fn membership(story: &Story<'_>) -> Result<Option<String>> {
     let mut steps: Vec<u64> = story.events().map(|(step, _)| step).collect();
     steps.dedup();
     let layers = story.events().map(|(_, event)| event.layer + 1).max().unwrap_or(0);
@@ -141,8 +142,7 @@ fn membership(story: &Story<'_>) -> Result<Option<Option<String>>> {
     }
     let step = |c: usize| steps.get(c).map_or(String::new(), u64::to_string);
     let title = "Cluster of each expert after each attempt to regroup";
-    let plot = Cells { title, x: "step", y: "expert, layer by layer", column: &step, rows, size: (36, 3) };
-    Ok(Some(plot.draw()?))
+    Cells { title, x: "step", y: "expert, layer by layer", column: &step, rows, size: (36, 3) }.draw()
 }
 
 /// The first layer's similarities at the first and the latest attempt.

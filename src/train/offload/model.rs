@@ -30,7 +30,7 @@ impl<T: Elem> Model<T> {
     /// Moves the feed-forward weights and optimiser state of a layer into its tensors, until [`Model::put`]; gradients stay
     /// hollow. Does nothing unless they are offloaded.
     pub(in crate::train) fn bring(&mut self, layer: usize) -> Result<()> {
-        let parts = self.config.layer_start(layer) + FFN + 1..self.config.layer_start(layer + 1);
+        let parts = self.config.owned_by_clusters(layer);
         match &mut self.offload {
             Some(offload) => unlocked(offload).bring(layer, &mut self.params[parts]),
             None => Ok(()),
@@ -39,7 +39,7 @@ impl<T: Elem> Model<T> {
 
     /// Ends [`Model::bring`].
     pub(in crate::train) fn put(&mut self, layer: usize) -> Result<()> {
-        let parts = self.config.layer_start(layer) + FFN + 1..self.config.layer_start(layer + 1);
+        let parts = self.config.owned_by_clusters(layer);
         match &mut self.offload {
             Some(offload) => unlocked(offload).put(layer, &mut self.params[parts]),
             None => Ok(()),
