@@ -119,6 +119,56 @@ fn training_ends_with_a_sample_and_one_json_object() {
     };
     assert_eq!(generate("0"), generate("0"));
     assert_eq!(generate("0").split_whitespace().count(), 12);
+    let json = trimoe(&["generate", "--checkpoint", text(dir.path()), "--length", "40", "--json"]).json();
+    assert_eq!((&json["tokens"], &json["texts"][0]["tokens"]), (&40.into(), &40.into()), "{json}");
+    assert!(json["texts"][0]["prompt"].is_null() && json["ms_per_token"].as_f64() > Some(0.0), "{json}");
+}
+
+#[test]
+fn prompts_are_continued_together_as_each_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, out, prompts] = ["train.txt", "run", "prompts.txt"].map(|name| dir.path().join(name));
+    fs::write(&data, story(400)).unwrap();
+    train(&out, 6, &["--data", text(&data), "--vocab", "300"]).ok();
+    let generate = |args: &[&str]| {
+        let all = ["generate", "--checkpoint", text(&out), "--length", "20", "--json", "--threads", "2"];
+        trimoe(&[&all[..], args].concat())
+    };
+    fs::write(&prompts, "quiet farms\n\n  \nthe river runs past old mills and quiet farms\n").unwrap();
+    for precision in ["f32", "bf16"] {
+        let with = |args: &[&str]| generate(&[&["--precision", precision], args].concat());
+        let done = with(&["--prompt", "the", "--prompts", text(&prompts), "--prompt", "old mills"]);
+        let (stdout, stderr) = (done.stdout.clone(), done.stderr.clone());
+        let json = done.json();
+        let texts = json["texts"].as_array().unwrap();
+        let given = ["the", "old mills", "quiet farms", "the river runs past old mills and quiet farms"];
+        assert_eq!(texts.len(), given.len(), "{json}");
+        for (number, (one, prompt)) in texts.iter().zip(given).enumerate() {
+            assert_eq!(one["prompt"], prompt);
+            let spelled = one["text"].as_str().unwrap();
+            assert!(spelled.starts_with(prompt), "{spelled}");
+            assert!(stdout.contains(&format!("[{}] {spelled}\n", number + 1)), "{stdout}");
+            assert_eq!(*one, with(&["--prompt", prompt]).json()["texts"][0], "alone");
+        }
+        let sum: u64 = texts.iter().map(|one| one["tokens"].as_u64().unwrap()).sum();
+        assert_eq!(json["tokens"], sum);
+        // Four sequences of 16 tokens in one layer, a key and a value of 16 each.
+        let bytes = if precision == "f32" { 4 } else { 2 };
+        assert_eq!(json["cache_bytes"], 4 * 16 * 2 * 16 * bytes);
+        assert!(json["weight_bytes"].as_u64() > Some(0), "{json}");
+        assert!(stderr.contains("ms per token") && stderr.contains("cache"), "{stderr}");
+    }
+    let alike = generate(&["--prompt", "the", "--prompt", "the"]).json();
+    assert_ne!(alike["texts"][0]["text"], alike["texts"][1]["text"]);
+    let none = generate(&["--length", "0", "--prompt", "the"]).json();
+    assert_eq!((&none["texts"][0]["text"], &none["tokens"]), (&"the".into(), &0.into()));
+    assert!(none["ms_per_token"].is_null());
+
+    fs::write(&prompts, " \n\n").unwrap();
+    generate(&["--prompts", text(&prompts)]).fails(2, &["--prompts", "prompts.txt", "has no text"]);
+    generate(&["--prompts", text(&data.join("none"))]).fails(1, &["cannot read", "none"]);
+    fs::write(&prompts, [b'a', 0xff]).unwrap();
+    generate(&["--prompts", text(&prompts)]).fails(1, &["cannot read", "UTF-8"]);
 }
 
 #[test]

@@ -249,7 +249,8 @@ fn evaluation_needs_no_training_state_and_agrees() {
         assert_eq!(slots, if ffn == FfnKind::Dense { 0 } else { tokens });
         // A shorter, ragged window, and the distribution of the next id.
         let short = lean.nll(&ids[..4], 1, 0.9, |_, _| {}).unwrap();
-        let logits = lean.next_logits(&ids[..3], 0.9).unwrap();
+        let mut cache = lean.cache(1, 3).unwrap();
+        let logits = lean.prefill(&mut cache, 0, &ids[..3], 0.9).unwrap();
         let top = logits.iter().fold(f32::MIN, |m, &l| m.max(l));
         let lse = top + logits.iter().map(|l| (l - top).exp()).sum::<f32>().ln();
         assert!((lse - logits[ids[3] as usize] - short[2]).abs() < 1e-4);

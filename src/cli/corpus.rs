@@ -83,6 +83,14 @@ impl Language {
         }
     }
 
+    /// The token with which a text ends; the built-in language has no end.
+    pub fn end(&self) -> Option<u32> {
+        match self {
+            Language::Text(tokenizer, _) => Some(tokenizer.end_of_text()),
+            Language::Grammar(_) => None,
+        }
+    }
+
     /// The language of a run without a checkpoint: text for `--data`, else the grammar.
     pub fn of_run(options: &Options, model: &ModelConfig, cache: &Path) -> Result<Self> {
         let Some(data) = &options.data else {

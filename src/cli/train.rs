@@ -22,7 +22,7 @@ use crate::train::config::{FfnKind, Mode, ModelConfig, Precision, TrainConfig};
 use crate::train::data::Batches;
 use crate::train::eval::{EvalReport, evaluate};
 use crate::train::exchange::Exchange;
-use crate::train::generate::{Sampling, generate};
+use crate::train::generate::{Length, Sampling, generate};
 use crate::train::memory::PeakMemory;
 use crate::train::offload::check_budget;
 use crate::train::trainer::Trainer;
@@ -372,10 +372,11 @@ impl<T: Elem> Session<T> {
             }
             None => None,
         };
-        let mut ids = self.language.start(None)?;
+        let mut texts = [self.language.start(None)?];
+        let length = Length { tokens: SAMPLE, end: None };
         let sampling = Sampling { temperature: 0.8, topk: 40, seed: train.seed };
-        generate(self.trainer.model_mut(), &mut ids, SAMPLE, temperature, sampling, |_| {})?;
-        say(format_args!("sample: {}", self.language.spell(&ids[1..])?.trim()))?;
+        generate(self.trainer.model_mut(), &mut texts, length, temperature, sampling)?;
+        say(format_args!("sample: {}", self.language.spell(&texts[0][1..])?.trim()))?;
         let summary = self.summary(evaluated.as_ref(), peak_bytes)?;
         write_json(self.options.json.as_deref(), &summary)
     }

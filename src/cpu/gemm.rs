@@ -1,11 +1,11 @@
-//! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16.
+//! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16; [`few`] rows apart.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::bounds;
+use super::{bounds, few};
 use crate::elem::{DType, Elem};
 use crate::plan::Segments;
 use crate::view::{View, ViewMut};
@@ -38,14 +38,19 @@ impl<'a, T> Mat<'a, T> {
         Mat { view: x, transposed: false, gather }
     }
 
-    fn shape(&self) -> [usize; 2] {
+    pub(super) fn shape(&self) -> [usize; 2] {
         let [r, c] = self.view.shape();
         let r = self.gather.map_or(r, |g| g.source.len());
         if self.transposed { [c, r] } else { [r, c] }
     }
 
+    /// Whether it is the transpose of what it was made from.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
     /// Row `i`, before the transposition.
-    fn row(&self, i: usize) -> &'a [T] {
+    pub(super) fn row(&self, i: usize) -> &'a [T] {
         self.view.row(self.gather.map_or(i, |g| g.source[i] as usize / g.fan))
     }
 
@@ -133,6 +138,9 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
     assert!(k == kb && c.shape() == [m, n], "product of {:?} and {:?} into {:?}", [m, k], [kb, n], c.shape());
     if m == 0 || n == 0 || (k == 0 && is_zero(&c)) {
         return;
+    }
+    if m <= few::FEW && !a.transposed && b.gather.is_none() {
+        return few::multiply(c, accumulate, &a, &b);
     }
     SCRATCH.with_borrow_mut(|[wide_a, wide_b, wide_c]| {
         let (a_ptr, a_strides) = widen(&a, wide_a);

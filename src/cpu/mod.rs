@@ -5,6 +5,7 @@
 //! that has the same vector instructions, with any number of threads.
 
 pub(crate) mod double;
+pub(crate) mod few;
 pub(crate) mod gemm;
 pub(crate) mod int4;
 pub(crate) mod math;

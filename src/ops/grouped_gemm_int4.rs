@@ -197,7 +197,8 @@ impl<T: Elem> Op for GroupedGemmInt4Columns<'_, T> {
         let columns: Vec<usize> = (0..=out.div_ceil(TILE[1])).map(|i| out.min(i * TILE[1])).collect();
         let groups = segments.bounds()?;
         let mut tiles = Vec::new();
-        for (group, y) in y.cut(0, &groups).into_iter().enumerate() {
+        // A group without rows has no tiles: its factor is not unpacked.
+        for (group, y) in y.cut(0, &groups).into_iter().enumerate().filter(|(_, y)| y.dim(0) > 0) {
             let rows = bounds(y.dim(0), TILE[0]);
             for (y, rows) in y.cut(0, &rows).into_iter().zip(rows.windows(2)) {
                 let rows = groups[group] + rows[0]..groups[group] + rows[1];

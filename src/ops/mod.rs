@@ -10,6 +10,7 @@ mod attention;
 mod attention_backward;
 #[cfg(feature = "cuda")]
 mod attention_kernels;
+mod attention_step;
 mod build_plan;
 mod centroid_ema;
 mod copy;
@@ -48,6 +49,7 @@ pub use adamw::AdamW;
 pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
+pub use attention_step::AttentionStep;
 pub use build_plan::BuildPlan;
 pub use centroid_ema::CentroidEma;
 pub use copy::Copy;

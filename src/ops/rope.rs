@@ -76,12 +76,7 @@ impl<T: Elem> Op for Rope<'_, T> {
                 for p in rows[0]..rows[1] {
                     let (cos, sin) = turns[p % seq * head_dim..][..head_dim].split_at(half);
                     for head in band.row_mut(p - rows[0]).chunks_exact_mut(head_dim) {
-                        let (a, b) = head.split_at_mut(half);
-                        for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                            let (x, y) = (a.to_f32(), b.to_f32());
-                            *a = T::from_f32(x * cos - y * sin);
-                            *b = T::from_f32(y * cos + x * sin);
-                        }
+                        rotate(head, cos, sin);
                     }
                 }
             });
@@ -109,6 +104,24 @@ impl<T: Elem> Op for Rope<'_, T> {
     }
 }
 
+/// Rotates a head by the angles of its position.
+#[inline(always)]
+pub(super) fn rotate<T: Elem>(head: &mut [T], cos: &[f32], sin: &[f32]) {
+    let (a, b) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+        let (x, y) = (a.to_f32(), b.to_f32());
+        *a = T::from_f32(x * cos - y * sin);
+        *b = T::from_f32(y * cos + x * sin);
+    }
+}
+
+/// Cosines and sines of the angles of one position.
+pub(super) fn turn(position: usize, head_dim: usize, theta: f32) -> [Vec<f32>; 2] {
+    let angle = |i: usize| position as f64 * f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+    let part = |of: fn(f64) -> f64| (0..head_dim / 2).map(|i| of(angle(i)) as f32).collect();
+    [part(f64::cos), part(f64::sin)]
+}
+
 /// For every position the cosines, then the sines, of its angles: `[seq, head_dim]`.
 ///
 /// Each position turns the one before by one step, in f64: the error grows by 2^-53 a position, so it
@@ -133,6 +146,16 @@ fn turns(seq: usize, head_dim: usize, theta: f32, inverse: bool) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_turn_is_that_of_the_table() {
+        let (seq, head_dim) = (2000, 12);
+        let table = turns(seq, head_dim, 500.0, false);
+        for (p, row) in table.chunks_exact(head_dim).enumerate() {
+            let turn = turn(p, head_dim, 500.0).concat();
+            assert!(turn.iter().zip(row).all(|(a, b)| (a - b).abs() <= 6e-8), "position {p}");
+        }
+    }
 
     #[test]
     fn turns_stay_exact_over_long_sequences() {

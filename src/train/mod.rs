@@ -5,6 +5,7 @@ mod activations;
 mod anneal;
 pub mod backward;
 pub mod balance;
+pub mod cache;
 pub mod checkpoint;
 pub mod clustering;
 pub mod config;

@@ -18,8 +18,8 @@ use crate::int4::Int4Format;
 use crate::moe::packed::{Residuals, fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
-    Attention, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope, RouteLoss,
-    RouteStats, Routing,
+    Attention, AttentionStep, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope,
+    RouteLoss, RouteStats, Routing,
 };
 use crate::plan::Segments;
 use crate::tensor::Tensor;
@@ -55,6 +55,15 @@ pub struct Routed {
     pub stats: RouteStats,
     /// Chosen experts, `[tokens, topk]`, row-major.
     pub choices: Vec<u32>,
+}
+
+/// What the rows of a pass attend to.
+#[derive(Debug)]
+pub(super) enum Context<'a, T> {
+    /// The rows before each in its sequence of so many rows.
+    Own(usize),
+    /// What is kept of the sequence of each, see [`AttentionStep`].
+    Kept { kv: ViewMut<'a, T, 3>, sequence: View<'a, u32, 1>, position: View<'a, u32, 1> },
 }
 
 impl<T: Elem> Model<T> {
@@ -230,18 +239,6 @@ impl<T: Elem> Model<T> {
         Ok(loss)
     }
 
-    /// Logits of the id after `ids` (at most `seq` of them, at least one).
-    pub fn next_logits(&mut self, ids: &[u32], temperature: f32) -> Result<Vec<f32>> {
-        self.forward(ids, 1, temperature, &mut |_, _, _| Ok(()))?;
-        let last = ids.len() - 1;
-        let mut logits = self.acts.ws.lend().front_mut([1, self.config.vocab]);
-        let x = self.acts.normed.front([ids.len(), self.config.hidden]).narrow(0, last..last + 1);
-        let w = self.params[EMBEDDING].weight.view();
-        let segments = Segments::Whole(1);
-        self.device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
-        Ok(logits.as_view().row(0).iter().map(|l| l.to_f32()).collect())
-    }
-
     /// Runs all blocks and the final norm on `sequences` rows of equal length, keeping the activations.
     pub(super) fn forward(
         &mut self,
@@ -250,15 +247,20 @@ impl<T: Elem> Model<T> {
         temperature: f32,
         visit: &mut dyn FnMut(usize, RouteStats, &Routing) -> Result<()>,
     ) -> Result<()> {
-        let (rows, hidden) = (inputs.len(), self.config.hidden);
+        let rows = inputs.len();
         self.embed(inputs, sequences)?;
         for l in 0..self.config.layers {
-            self.block(l, rows, rows / sequences, temperature)?;
+            self.block(l, rows, Context::Own(rows / sequences), temperature)?;
             if let Some(routing) = self.acts.block(l).ffn.routing() {
                 visit(l, routing.stats()?, routing)?;
             }
         }
-        let last = self.config.layers;
+        self.final_norm(rows)
+    }
+
+    /// The last stream, normed.
+    pub(super) fn final_norm(&mut self, rows: usize) -> Result<()> {
+        let (last, hidden) = (self.config.layers, self.config.hidden);
         let gain = gain(&self.params[self.config.layer_start(last)]);
         let Activations { normed, inv_rms, streams, .. } = &mut self.acts;
         let (y, inv_rms) = (normed.front_mut([rows, hidden]), inv_rms.front_mut([rows]));
@@ -277,7 +279,13 @@ impl<T: Elem> Model<T> {
     }
 
     /// One block: stream `l` to stream `l + 1`.
-    pub(super) fn block(&mut self, l: usize, rows: usize, seq: usize, temperature: f32) -> Result<()> {
+    pub(super) fn block(
+        &mut self,
+        l: usize,
+        rows: usize,
+        context: Context<'_, T>,
+        temperature: f32,
+    ) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
         let (params, full) = self.params.split_at_mut(config.fading_start(0));
@@ -296,12 +304,20 @@ impl<T: Elem> Model<T> {
         let w = params[QKV].weight.view();
         device.run(GroupedGemm { x: normed.as_view(), w, segments, y: qkv.reborrow(), accumulate: false })?;
         let theta = config.rope_theta;
-        // q and k side by side, as twice the heads.
-        let qk = qkv.reborrow().narrow(1, 0..2 * hidden);
-        device.run(Rope { x: qk, heads: 2 * heads, seq, theta, inverse: false })?;
         let mut out = attended.front_mut([rows, hidden]);
-        let lse = lse.front_mut([heads, rows]);
-        device.run(Attention { qkv: qkv.as_view(), heads, seq, out: out.reborrow(), lse })?;
+        match context {
+            Context::Own(seq) => {
+                // q and k side by side, as twice the heads.
+                let qk = qkv.reborrow().narrow(1, 0..2 * hidden);
+                device.run(Rope { x: qk, heads: 2 * heads, seq, theta, inverse: false })?;
+                let lse = lse.front_mut([heads, rows]);
+                device.run(Attention { qkv: qkv.as_view(), heads, seq, out: out.reborrow(), lse })?;
+            }
+            Context::Kept { kv, sequence, position } => {
+                let (qkv, out) = (qkv.as_view(), out.reborrow());
+                device.run(AttentionStep { qkv, heads, theta, kv, sequence, position, out })?;
+            }
+        }
         let mut middle = middle.front_mut([rows, hidden]);
         device.run(Copy { x, y: middle.reborrow() })?;
         let w = params[OUT].weight.view();

@@ -1,6 +1,6 @@
 //! Looking into a forward pass.
 
-use super::model::{Model, split_ids};
+use super::model::{Context, Model, split_ids};
 use crate::elem::Elem;
 use crate::error::Result;
 use crate::view::View;
@@ -19,7 +19,7 @@ impl<T: Elem> Model<T> {
         let rows = inputs.len();
         self.embed(&inputs, sequences)?;
         for l in 0..self.config.layers {
-            self.block(l, rows, rows / sequences, temperature)?;
+            self.block(l, rows, Context::Own(rows / sequences), temperature)?;
             visit(l, self.acts.block(l).normed2.front([rows, self.config.hidden]))?;
         }
         Ok(())
