@@ -126,13 +126,19 @@ mod tests {
         (0..len).map(|i| T::from_f32(((i * 37 + salt) as f32 * 0.61).sin())).collect()
     }
 
-    fn product<T: Elem>([m, n, k]: [usize; 3], transposed: bool, accumulate: bool) -> (Vec<T>, Vec<f64>) {
+    /// The product, and its exact value with the sum of the magnitudes of its terms.
+    fn product<T: Elem>(
+        [m, n, k]: [usize; 3],
+        transposed: bool,
+        accumulate: bool,
+    ) -> (Vec<T>, Vec<(f64, f64)>) {
         let (a, b, mut c) = (values::<T>(m * k, 1), values::<T>(n * k, 2), values::<T>(m * n, 3));
         let at = |j: usize, i: usize| if transposed { b[j * k + i] } else { b[i * n + j] };
         let value = |v: T| f64::from(v.to_f32());
         let want = (0..m * n).map(|e| {
-            let sum: f64 = (0..k).map(|i| value(a[e / n * k + i]) * value(at(e % n, i))).sum();
-            sum + if accumulate { value(c[e]) } else { 0.0 }
+            let terms = (0..k).map(|i| value(a[e / n * k + i]) * value(at(e % n, i)));
+            let all = terms.chain(accumulate.then(|| value(c[e])));
+            all.fold((0.0, 0.0), |(sum, size), term: f64| (sum + term, size + term.abs()))
         });
         let want = want.collect();
         let shape = if transposed { [n, k] } else { [k, n] };
@@ -145,9 +151,10 @@ mod tests {
     fn agrees<T: Elem>(shape: [usize; 3]) {
         for (transposed, accumulate) in [(false, false), (false, true), (true, false), (true, true)] {
             let (got, want) = product::<T>(shape, transposed, accumulate);
-            for (got, want) in got.iter().zip(want) {
+            for (got, (want, size)) in got.iter().zip(want) {
                 let error = (f64::from(got.to_f32()) - want).abs();
-                let allowed = f64::from(T::EPS) * want.abs() + 1e-6 * (1.0 + shape[2] as f64).sqrt();
+                let terms = (shape[2] + 1) as f64;
+                let allowed = f64::from(T::EPS) * want.abs() + 4.0 * terms.sqrt() * 2f64.powi(-24) * size;
                 assert!(error <= allowed, "{shape:?} {transposed} {accumulate}: {got:?} {want}");
             }
         }
