@@ -24,7 +24,7 @@ pub use error::{Error, Result};
 pub use half::{bf16, f16};
 pub use int4::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4ViewMut, Stacked, StackedMut};
 pub use ops::Op;
-pub use place::Place;
+pub use place::{Operand, Place, Visit};
 pub use plan::{HostOrder, Order, Plan, Segments};
 pub use profile::OpCost;
 pub use tensor::Tensor;

@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{AdamWParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Elements per task.
@@ -56,8 +56,8 @@ pub struct AdamW<'a, T> {
 impl<T: Elem> Op for AdamW<'_, T> {
     const NAME: &'static str = "adamw";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: weight, grad, m, v, stored, norm)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: weight, grad, m, v, stored, norm);
     }
 
     fn check(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{AddParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -30,8 +30,8 @@ pub struct Add<'a, T> {
 impl<T: Elem> Op for Add<'_, T> {
     const NAME: &'static str = "add";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::cpu::math::{exp, max, sum_by, vectorize};
 use crate::cuda::{AttentionParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -122,8 +122,8 @@ impl<T: Elem> Attention<'_, T> {
 impl<T: Elem> Op for Attention<'_, T> {
     const NAME: &'static str = "attention";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: qkv, out, lse)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: qkv, out, lse);
     }
 
     fn check(&self) -> Result<()> {

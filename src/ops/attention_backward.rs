@@ -12,7 +12,7 @@ use crate::cpu::math::{dot, exp, vectorize};
 use crate::cuda::{AttentionBackwardParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -58,8 +58,8 @@ impl<'a, T: Elem> AttentionBackward<'a, T> {
 impl<T: Elem> Op for AttentionBackward<'_, T> {
     const NAME: &'static str = "attention_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dout, out, qkv, lse, dqkv, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dout, out, qkv, lse, dqkv, workspace);
     }
 
     fn check(&self) -> Result<()> {

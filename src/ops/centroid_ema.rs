@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{CentroidEmaParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Order;
 use crate::view::{View, ViewMut};
 
@@ -39,8 +39,8 @@ pub struct CentroidEma<'a, T> {
 impl<T: Elem> Op for CentroidEma<'_, T> {
     const NAME: &'static str = "centroid_ema";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, mu)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, mu);
     }
 
     fn check(&self) -> Result<()> {

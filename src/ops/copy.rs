@@ -8,7 +8,7 @@ use crate::cpu::bounds;
 use crate::cuda::{CopyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -29,8 +29,8 @@ pub struct Copy<'a, T> {
 impl<T: Elem> Op for Copy<'_, T> {
     const NAME: &'static str = "copy";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {

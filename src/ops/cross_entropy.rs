@@ -10,7 +10,7 @@ use crate::cpu::math::{exp, sum_by, vectorize};
 use crate::cuda::{CrossEntropyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -66,8 +66,8 @@ fn check_rows(
 impl<T: Elem> Op for CrossEntropy<'_, T> {
     const NAME: &'static str = "cross_entropy";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: logits, targets, loss)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: logits, targets, loss);
     }
 
     fn check(&self) -> Result<()> {
@@ -128,8 +128,8 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
 impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     const NAME: &'static str = "neg_log_likelihood";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: logits, targets, loss)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: logits, targets, loss);
     }
 
     fn check(&self) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{Cuda, EmbeddingBackwardParams, EmbeddingParams, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Rows per task of the forward.
@@ -73,8 +73,8 @@ pub(super) fn check_ids(op: &'static str, ids: View<'_, u32, 1>, vocab: usize) -
 impl<T: Elem> Op for Embedding<'_, T> {
     const NAME: &'static str = "embedding";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: ids, table, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: ids, table, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -131,8 +131,8 @@ impl<T: Elem> Op for Embedding<'_, T> {
 impl<T: Elem> Op for EmbeddingBackward<'_, T> {
     const NAME: &'static str = "embedding_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: ids, dy, dtable)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: ids, dy, dtable);
     }
 
     fn check(&self) -> Result<()> {

@@ -15,7 +15,7 @@ use super::expand_tile::{Residuals, blocks, bounds};
 use crate::cuda::Cuda;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Plan;
 use crate::view::{View, ViewMut};
 
@@ -121,8 +121,8 @@ fn slot_macs(a2: [usize; 3]) -> usize {
 impl<T: Elem> Op for Expand<'_, T> {
     const NAME: &'static str = "expand";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: bp, b, a2, plan, weight, hq)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: bp, b, a2, plan, weight, hq);
     }
 
     fn check(&self) -> Result<()> {
@@ -158,8 +158,8 @@ impl<T: Elem> Op for Expand<'_, T> {
 impl<T: Elem> Op for ExpandBackward<'_, T> {
     const NAME: &'static str = "expand_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: bp, b, a2, plan, weight, dhq, db, da2, dweight, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: bp, b, a2, plan, weight, dhq, db, da2, dweight, workspace);
     }
 
     fn check(&self) -> Result<()> {

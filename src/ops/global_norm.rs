@@ -10,7 +10,7 @@ use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParam
 #[cfg(feature = "cuda")]
 use crate::elem::DType;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Elements per partial sum.
@@ -49,8 +49,8 @@ impl GlobalNorm<'_> {
 impl Op for GlobalNorm<'_> {
     const NAME: &'static str = "global_norm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: grads, norm, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: grads, norm, workspace);
     }
 
     fn check(&self) -> Result<()> {

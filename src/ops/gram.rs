@@ -14,7 +14,7 @@ use crate::cuda::{Cuda, GramParams, GramSumParams, Kernel, ONLY, images};
 use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 #[cfg(feature = "cuda")]
@@ -83,8 +83,8 @@ fn spans(experts: usize, length: usize) -> usize {
 impl<T: Elem> Op for Gram<'_, T> {
     const NAME: &'static str = "gram";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, gram, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, gram, workspace);
     }
 
     fn check(&self) -> Result<()> {

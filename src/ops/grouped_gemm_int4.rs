@@ -20,7 +20,7 @@ use crate::cuda::{Cuda, GroupedGemmInt4ColumnsParams, GroupedGemmInt4RowsParams,
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Segments;
 use crate::view::{View, ViewMut};
 
@@ -89,8 +89,8 @@ fn bytes<T: Elem>(x: [usize; 2], y: [usize; 2], w: [usize; 3]) -> u64 {
 impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
     const NAME: &'static str = "grouped_gemm_int4_rows";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, factors, segments, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, factors, segments, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -168,8 +168,8 @@ impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
 impl<T: Elem> Op for GroupedGemmInt4Columns<'_, T> {
     const NAME: &'static str = "grouped_gemm_int4_columns";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, factor, segments, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, factor, segments, y);
     }
 
     fn check(&self) -> Result<()> {

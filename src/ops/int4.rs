@@ -16,7 +16,7 @@ use crate::error::{Result, ensure};
 use crate::int4::{
     Int4Block, Int4Format, Int4Layout, Int4View, Int4ViewMut, PANEL, PANEL_WORDS, Stacked, StackedMut,
 };
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::View;
 
 #[cfg(feature = "cuda")]
@@ -135,8 +135,8 @@ fn quantizing_blocks(layout: &Int4Layout, per_block: usize) -> usize {
 impl<T: Elem> Op for QuantizeInt4<'_, T> {
     const NAME: &'static str = "quantize_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w);
     }
 
     fn check(&self) -> Result<()> {
@@ -191,8 +191,8 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
 impl<T: Elem> Op for DequantizeInt4<'_, T> {
     const NAME: &'static str = "dequantize_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: w, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: w, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -238,8 +238,8 @@ impl<T: Elem> Op for DequantizeInt4<'_, T> {
 impl<T: Elem> Op for FakeQuantInt4<'_, T> {
     const NAME: &'static str = "fake_quant_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::cuda::{Cuda, Int4GemmParams, Int4GemmReduceParams, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
 use crate::plan::Segments;
 use crate::view::{View, ViewMut};
 
@@ -128,8 +128,8 @@ fn for_bands<T: Elem>(
 impl<T: Elem> Op for Int4Gemm<'_, T> {
     const NAME: &'static str = "int4_gemm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, segments, y, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, segments, y, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -208,8 +208,8 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
 impl<T: Elem> Op for Int4GemmDgrad<'_, T> {
     const NAME: &'static str = "int4_gemm_dgrad";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, w, segments, dx, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, w, segments, dx, workspace);
     }
 
     fn check(&self) -> Result<()> {

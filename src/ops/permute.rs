@@ -9,7 +9,7 @@ use crate::cpu::math::{dot, vectorize};
 use crate::cuda::{CombineBackwardParams, CombineParams, Cuda, Kernel, PermuteParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Order;
 use crate::view::{View, ViewMut};
 
@@ -72,8 +72,8 @@ pub struct CombineBackward<'a, T> {
 impl<T: Elem> Op for Permute<'_, T> {
     const NAME: &'static str = "permute";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -129,8 +129,8 @@ impl<T: Elem> Op for Permute<'_, T> {
 impl<T: Elem> Op for Combine<'_, T> {
     const NAME: &'static str = "combine";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, weight, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, weight, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -207,8 +207,8 @@ impl<T: Elem> Op for Combine<'_, T> {
 impl<T: Elem> Op for CombineBackward<'_, T> {
     const NAME: &'static str = "combine_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, order, weight, dx, dweight)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, x, order, weight, dx, dweight);
     }
 
     fn check(&self) -> Result<()> {

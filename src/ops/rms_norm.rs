@@ -12,7 +12,7 @@ use crate::cuda::{
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Rows per task of the forward.
@@ -80,8 +80,8 @@ impl<T> RmsNormBackward<'_, T> {
 impl<T: Elem> Op for RmsNorm<'_, T> {
     const NAME: &'static str = "rms_norm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, gain, y, inv_rms)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, gain, y, inv_rms);
     }
 
     fn check(&self) -> Result<()> {
@@ -148,8 +148,8 @@ impl<T: Elem> Op for RmsNorm<'_, T> {
 impl<T: Elem> Op for RmsNormBackward<'_, T> {
     const NAME: &'static str = "rms_norm_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, gain, inv_rms, dx, dgain, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, x, gain, inv_rms, dx, dgain, workspace);
     }
 
     fn check(&self) -> Result<()> {

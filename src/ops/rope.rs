@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{Cuda, Kernel, RopeParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::ViewMut;
 
 /// Rows per task.
@@ -39,8 +39,8 @@ pub struct Rope<'a, T> {
 impl<T: Elem> Op for Rope<'_, T> {
     const NAME: &'static str = "rope";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x);
     }
 
     fn check(&self) -> Result<()> {

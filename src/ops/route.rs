@@ -12,7 +12,7 @@ use crate::cpu::{bounds, scratch};
 use crate::cuda::{Cuda, Kernel, ONLY, RouteParams, RouteRule, RouteSumsParams, countable, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -117,8 +117,8 @@ pub(super) fn check_shapes(
 impl<T: Elem> Op for Route<'_, T> {
     const NAME: &'static str = "route";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, bias, routing, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, bias, routing, workspace);
     }
 
     fn check(&self) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::cuda::{
 use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -106,8 +106,8 @@ impl<T> RouteBackward<'_, T> {
 impl<T: Elem> Op for RouteBackward<'_, T> {
     const NAME: &'static str = "route_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, routing, dweight, dlogits, dx, dw, workspace);
     }
 
     fn check(&self) -> Result<()> {

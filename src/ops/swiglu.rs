@@ -9,7 +9,7 @@ use crate::cpu::{bounds, rows};
 use crate::cuda::{Cuda, Kernel, SwiGluBackwardParams, SwiGluParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, Placed, misplaced};
+use crate::place::{Operand, Place, Visit, operands};
 use crate::plan::Order;
 use crate::view::{View, ViewMut};
 
@@ -25,9 +25,13 @@ pub struct SlotWeights<'a> {
     pub order: &'a Order,
 }
 
-impl Placed for SlotWeights<'_> {
+impl Operand for SlotWeights<'_> {
     fn is_at(&self, place: Place) -> bool {
         self.weight.is_at(place) && self.order.is_at(place)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.weight.sizes()
     }
 }
 
@@ -73,8 +77,8 @@ pub struct SwiGluBackward<'a, T> {
 impl<T: Elem> Op for SwiGlu<'_, T> {
     const NAME: &'static str = "swiglu";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: z, weights, h)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: z, weights, h);
     }
 
     fn check(&self) -> Result<()> {
@@ -150,8 +154,8 @@ fn weights_of(weights: Option<SlotWeights<'_>>, device: &Cuda) -> Result<(u64, u
 impl<T: Elem> Op for SwiGluBackward<'_, T> {
     const NAME: &'static str = "swiglu_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: z, dh, weights, dweight)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: z, dh, weights, dweight);
     }
 
     fn check(&self) -> Result<()> {
