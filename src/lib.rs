@@ -13,7 +13,7 @@ pub mod moe;
 pub mod ops;
 mod place;
 mod plan;
-mod profile;
+pub mod profile;
 mod tensor;
 pub mod train;
 mod view;
@@ -26,6 +26,5 @@ pub use int4::{Int4Block, Int4Format, Int4Layout, Int4Tensor, Int4View, Int4View
 pub use ops::Op;
 pub use place::{Operand, Place, Visit};
 pub use plan::{HostOrder, Order, Plan, Segments};
-pub use profile::OpCost;
 pub use tensor::Tensor;
 pub use view::{View, ViewMut};

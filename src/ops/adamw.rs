@@ -10,6 +10,7 @@ use crate::cuda::{AdamWParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Elements per task.
@@ -114,7 +115,7 @@ impl<T: Elem> Op for AdamW<'_, T> {
             None => at.iter().skip(1).map(|_| None).collect(),
         };
         let chunks = self.weight.cut(0, &at).into_par_iter().zip(self.m.cut(0, &at)).zip(self.v.cut(0, &at));
-        chunks.zip(stored).zip(at.par_windows(2)).for_each(|((((mut w, mut m), mut v), stored), at)| {
+        chunks.zip(stored).zip(at.par_windows(2)).for_each_part(|((((mut w, mut m), mut v), stored), at)| {
             let (w, grad) = (w.as_slice_mut(), &grad.as_slice()[at[0]..at[1]]);
             let (m, v) = (m.as_slice_mut(), v.as_slice_mut());
             vectorize!(|| update.apply(w, grad, m, v));

@@ -10,6 +10,7 @@ use crate::cuda::{AddParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -53,7 +54,7 @@ impl<T: Elem> Op for Add<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.x.dim(0), ROWS);
-        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             vectorize!(|| {
                 for p in rows[0]..rows[1] {
                     let y = band.row_mut(p - rows[0]).iter_mut();

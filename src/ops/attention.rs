@@ -12,6 +12,7 @@ use crate::cuda::{AttentionParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -152,7 +153,9 @@ impl<T: Elem> Op for Attention<'_, T> {
         let lse = self.lse.cut(0, &(0..=self.heads).collect::<Vec<_>>());
         let lse: Vec<_> = lse.into_iter().flat_map(|head| head.cut(1, &layout.bounds().0)).collect();
         let tasks = layout.starts().into_par_iter().zip(layout.cut(self.out)).zip(lse).with_max_len(1);
-        tasks.try_for_each(|(((row, col), out), lse)| head(layout.parts(row, col), layout.scale(), out, lse))
+        tasks.try_for_each_part(|(((row, col), out), lse)| {
+            head(layout.parts(row, col), layout.scale(), out, lse)
+        })
     }
 
     #[cfg(feature = "cuda")]

@@ -13,6 +13,7 @@ use crate::cuda::{AttentionBackwardParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -96,7 +97,7 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
             return Ok(());
         };
         let gradients = layout.cut(dq).into_par_iter().zip(layout.cut(dk)).zip(layout.cut(dv));
-        layout.starts().into_par_iter().zip(gradients).with_max_len(1).try_for_each(
+        layout.starts().into_par_iter().zip(gradients).with_max_len(1).try_for_each_part(
             |((row, col), ((dq, dk), dv))| {
                 let [q, k, v] = layout.parts(row, col);
                 let rows = row..row + layout.seq;

@@ -11,6 +11,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
 use crate::plan::Order;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Columns per task.
@@ -72,7 +73,7 @@ impl<T: Elem> Op for CentroidEma<'_, T> {
         let tiles = tiles.flat_map(|(strip, columns)| {
             strip.cut(0, &experts).into_par_iter().enumerate().map(move |(e, mu)| (e, mu, columns))
         });
-        tiles.for_each(|(e, mut mu, columns)| {
+        tiles.for_each_part(|(e, mut mu, columns)| {
             let rows = &order.source()[order.offsets()[e] as usize..order.offsets()[e + 1] as usize];
             if rows.is_empty() {
                 return;

@@ -9,6 +9,7 @@ use crate::cuda::{CopyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -52,7 +53,7 @@ impl<T: Elem> Op for Copy<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.y.dim(0), ROWS);
-        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             (rows[0]..rows[1]).for_each(|r| band.row_mut(r - rows[0]).copy_from_slice(self.x.row(r)));
         });
         Ok(())

@@ -11,6 +11,7 @@ use crate::cuda::{CrossEntropyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -91,7 +92,7 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
         let (targets, scale) = (self.targets.as_slice(), self.scale);
         let rows = bounds(targets.len(), ROWS);
         let bands = self.logits.cut(0, &rows).into_par_iter().zip(self.loss.cut(0, &rows));
-        bands.zip(rows.par_windows(2)).for_each(|((mut logits, mut loss), rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|((mut logits, mut loss), rows)| {
             let mut exps = vec![0f32; logits.dim(1)];
             let targets = &targets[rows[0]..rows[1]];
             for (i, (loss, &target)) in loss.as_slice_mut().iter_mut().zip(targets).enumerate() {
@@ -152,7 +153,7 @@ impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     fn cpu(self) -> Result<()> {
         let (targets, rows) = (self.targets.as_slice(), bounds(self.targets.dim(0), ROWS));
         let bands = self.loss.cut(0, &rows).into_par_iter();
-        bands.zip(rows.par_windows(2)).for_each(|(mut loss, rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|(mut loss, rows)| {
             let mut exps = vec![0f32; self.logits.dim(1)];
             for (loss, p) in loss.as_slice_mut().iter_mut().zip(rows[0]..rows[1]) {
                 (*loss, _) = nll(self.logits.row(p), targets[p] as usize, &mut exps);

@@ -17,6 +17,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
 use crate::plan::Plan;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows of one backward task, which sums the factor gradients of its rows.
@@ -204,7 +205,7 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         let bands = self.bp.cut(0, &bounds).into_par_iter().zip(&chunks).with_max_len(1);
         bands
             .zip(partials.par_chunks_mut(part.max(1)))
-            .map(|((bp, chunk), partial)| {
+            .map_parts(|((bp, chunk), partial)| {
                 partial.fill(0.0);
                 residuals.backward(chunk, bp, self.dhq.narrow(0, chunk.rows.clone()), partial)
             })
@@ -218,7 +219,7 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         }
         let partials = &*partials;
         let outputs = self.db.into_matrices().into_par_iter().zip(self.da2.into_matrices());
-        outputs.enumerate().for_each(|(e, (mut db, mut da2))| {
+        outputs.enumerate().for_each_part(|(e, (mut db, mut da2))| {
             let (cluster, local) = (e / per, e % per);
             let len = 3 * inner * rank;
             let parts: Vec<&[f32]> = (0..chunks.len())

@@ -11,6 +11,7 @@ use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParam
 use crate::elem::DType;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Elements per partial sum.
@@ -84,7 +85,7 @@ impl Op for GlobalNorm<'_> {
             .collect();
         let partial = &mut self.workspace.as_slice_mut()[..chunks.len()];
         let sums = partial.par_iter_mut().zip(chunks);
-        sums.for_each(|(sum, chunk)| *sum = vectorize!(|| sum_of_squares(chunk)));
+        sums.for_each_part(|(sum, chunk)| *sum = vectorize!(|| sum_of_squares(chunk)));
         let sum = partial.iter().fold(0.0, |sum, p| sum + p);
         self.norm.as_slice_mut()[0] = f64::sqrt(sum) as f32;
         Ok(())

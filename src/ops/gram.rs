@@ -15,6 +15,7 @@ use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 #[cfg(feature = "cuda")]
@@ -126,7 +127,7 @@ impl<T: Elem> Op for Gram<'_, T> {
                 partial = tail;
             }
         }
-        tasks.into_par_iter().with_max_len(1).for_each(|(span, band, partial)| {
+        tasks.into_par_iter().with_max_len(1).for_each_part(|(span, band, partial)| {
             products(self.x, span, band, partial);
         });
         for partial in rest.chunks(pairs) {

@@ -22,6 +22,7 @@ use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
 use crate::place::{Visit, operands};
 use crate::plan::Segments;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] [w_g ; f_g ; f'_g]^T` for every row `p` of group `g`: the last rows of the weights are packed. With factors A
@@ -205,7 +206,7 @@ impl<T: Elem> Op for GroupedGemmInt4Columns<'_, T> {
                 tiles.extend(cut.map(|(y, c)| (group, rows.clone(), c[0]..c[1], y)));
             }
         }
-        tiles.into_par_iter().with_max_len(1).for_each(|(group, range, columns, mut y)| {
+        tiles.into_par_iter().with_max_len(1).for_each_part(|(group, range, columns, mut y)| {
             let [m, n] = y.shape();
             scratch::with([m * n, ranks * n], |[sum, f]| {
                 let steps = columns.start / PANEL..columns.end.div_ceil(PANEL);

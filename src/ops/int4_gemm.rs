@@ -24,6 +24,7 @@ use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
 use crate::place::{Place, Visit, operands};
 use crate::plan::Segments;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`, the weights in INT4: the matrix product of one group, or that of
@@ -119,7 +120,7 @@ fn for_bands<T: Elem>(
             bands.push((group, band[0]..band[1], c));
         }
     }
-    bands.into_par_iter().with_max_len(1).for_each(|(group, band, c)| {
+    bands.into_par_iter().with_max_len(1).for_each_part(|(group, band, c)| {
         work(group, rows[group]..rows[group + 1], band, c);
     });
     Ok(())

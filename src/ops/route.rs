@@ -13,6 +13,7 @@ use crate::cuda::{Cuda, Kernel, ONLY, RouteParams, RouteRule, RouteSumsParams, c
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -157,7 +158,7 @@ impl<T: Elem> Op for Route<'_, T> {
         let bands = experts.zip(weights).zip(clusters).zip(p_clusters).zip(p_experts).zip(lse);
         let bias = bias.as_ref().map(|b| b.as_slice());
         let part = |range: std::ops::Range<usize>| bias.map(|b| &b[range]);
-        bands.zip(rows.par_windows(2)).for_each(|(band, rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|(band, rows)| {
             let (((((mut expert, mut weight), mut cluster), mut p_cluster), mut p_expert), mut lse) = band;
             let count = rows[1] - rows[0];
             scratch::with([count * logits], |[logit]| {

@@ -23,6 +23,7 @@ use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -151,7 +152,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
         let terms = LossTerms::new(&self.routing.sums, self.routing.topk(), self.loss)?;
         let (routing, mode, dweight, temperature) = (self.routing, self.mode, self.dweight, self.temperature);
         let bands = self.dlogits.reborrow().cut(0, &rows).into_par_iter().zip(rows.par_windows(2));
-        bands.for_each(|(mut band, rows)| {
+        bands.for_each_part(|(mut band, rows)| {
             for t in rows[0]..rows[1] {
                 let out = band.row_mut(t - rows[0]);
                 out.fill(0.0);

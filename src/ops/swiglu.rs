@@ -11,6 +11,7 @@ use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Operand, Place, Visit, operands};
 use crate::plan::Order;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -103,15 +104,17 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
     fn cpu(self) -> Result<()> {
         let bands = bounds(self.h.dim(0), ROWS);
         let inner = self.h.dim(1);
-        self.h.cut(0, &bands).into_par_iter().zip(bands.par_windows(2)).for_each(|(mut band, bounds)| {
-            vectorize!(|| {
-                for p in bounds[0]..bounds[1] {
-                    let (gate, up) = self.z.row(p).split_at(inner);
-                    let w = self.weights.map_or(1.0, |w| w.at(p));
-                    rows::swiglu(w, gate, up, band.row_mut(p - bounds[0]));
-                }
-            });
-        });
+        self.h.cut(0, &bands).into_par_iter().zip(bands.par_windows(2)).for_each_part(
+            |(mut band, bounds)| {
+                vectorize!(|| {
+                    for p in bounds[0]..bounds[1] {
+                        let (gate, up) = self.z.row(p).split_at(inner);
+                        let w = self.weights.map_or(1.0, |w| w.at(p));
+                        rows::swiglu(w, gate, up, band.row_mut(p - bounds[0]));
+                    }
+                });
+            },
+        );
         Ok(())
     }
 
@@ -186,7 +189,7 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
         let mut by_row = vec![0f32; self.dh.dim(0)];
         let bands = self.z.cut(0, &cuts).into_par_iter().zip(self.dh.cut(0, &cuts));
         let dots: Vec<&mut [f32]> = cuts.windows(2).scan(&mut by_row[..], split_front).collect();
-        bands.zip(dots).zip(cuts.par_windows(2)).for_each(|(((mut z, mut dh), dots), bounds)| {
+        bands.zip(dots).zip(cuts.par_windows(2)).for_each_part(|(((mut z, mut dh), dots), bounds)| {
             vectorize!(|| {
                 for (i, dot) in dots.iter_mut().enumerate() {
                     let w = self.weights.map_or(1.0, |w| w.at(bounds[0] + i));
