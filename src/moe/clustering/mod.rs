@@ -7,6 +7,7 @@
 
 mod balance;
 mod convert;
+mod fitting;
 mod grouping;
 mod kmeans;
 mod levels;

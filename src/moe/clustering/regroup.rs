@@ -1,10 +1,9 @@
 //! A layer of clustered experts, carried over to another grouping.
 
-use rayon::prelude::*;
-
+use super::fitting::{Candidate, Members};
 use super::grouping::Grouping;
 use super::parts::{PARTS, Parts, Tensors};
-use super::svd::{Factors, truncated_svd};
+use super::svd::Factors;
 use crate::error::{Result, ensure};
 use crate::moe::Shape;
 use crate::view::View;
@@ -101,7 +100,8 @@ impl Regroup<'_> {
     /// follows with [`carried`]. Most proposals fail the first test, before `weights` is called for those of now.
     ///
     /// A cluster whose members stay keeps its bits. For another, the base is the best of the old base of its name and the
-    /// means of its members, by the error that is left when every member's residual is cut to the layer's rank; its row of
+    /// means of its members, by the error that is left when every member's residual is cut to the layer's rank (of large
+    /// matrices, on a sample of rows and columns); its row of
     /// the router becomes the mean of itself and of its members' mean row, at its old norm. Members that stay keep their
     /// places. Rows of the router and factors travel with their expert.
     pub fn apply(&self, weights: impl FnOnce() -> Result<Tensors>) -> Result<Outcome> {
@@ -162,43 +162,21 @@ impl Regroup<'_> {
 
     /// The best base of a cluster and the factors of its members, part by part; and the largest relative error of a member.
     fn fit(&self, parts: &Parts<'_>, cluster: usize, members: &[usize]) -> Result<(Vec<Fit>, f64)> {
-        let own = vec![1.0; self.shape.experts];
-        let candidates: Vec<Option<&Vec<f64>>> =
-            std::iter::once(None).chain([Some(&own)]).chain(self.means.iter().map(Some)).collect();
         let (mut fits, mut lost, mut whole) =
             (Vec::new(), vec![0f64; members.len()], vec![0f64; members.len()]);
+        let equal = vec![1.0; self.shape.experts];
+        let means = [&equal].into_iter().chain(self.means).map(|weights| Candidate::Mean(weights));
+        let candidates: Vec<Candidate<'_>> = [Candidate::Old].into_iter().chain(means).collect();
         for part in PARTS {
-            let matrices: Vec<Vec<f32>> = members.iter().map(|&e| parts.whole(part, e)).collect();
-            let [out, inner] = parts.places().size(part);
-            let mut best: Option<(f64, Fit)> = None;
-            for candidate in &candidates {
-                let base = match candidate {
-                    None => parts.base(part, cluster),
-                    Some(weights) => mean(&matrices, members.iter().map(|&e| weights[e])),
-                };
-                let factors: Result<Vec<Factors>> = matrices
-                    .par_iter()
-                    .zip(members)
-                    .map(|(matrix, &e)| {
-                        // An expert that stays with its base loses nothing.
-                        if candidate.is_none() && parts.places().cluster_of(e) == cluster {
-                            return Ok(parts.factors(part, e));
-                        }
-                        let residual: Vec<f32> = matrix.iter().zip(&base).map(|(m, b)| m - b).collect();
-                        let seed = self.seed ^ (e * PARTS.len() + part as usize) as u64;
-                        truncated_svd(View::new(&residual, [out, inner])?, self.shape.rank, seed)
-                    })
-                    .collect();
-                let factors = factors?;
-                let error: f64 = factors.iter().map(|f| f.lost).sum();
-                if best.as_ref().is_none_or(|(least, _)| error < *least) {
-                    best = Some((error, Fit { base, factors }));
-                }
-            }
-            let Some((_, fit)) = best else { continue };
-            lost.iter_mut().zip(&fit.factors).for_each(|(l, f)| *l += f.lost);
-            whole.iter_mut().zip(&matrices).for_each(|(w, m)| *w += squares(m));
-            fits.push(fit);
+            let matrices = Members::new(parts, part, cluster, members, self.seed);
+            let Some(candidate) = matrices.best(&candidates)? else { continue };
+            let (base, factors) = matrices.fit(candidate)?;
+            let kept = members.iter().map(|&e| parts.factors(part, e));
+            let factors: Vec<Factors> =
+                factors.into_iter().zip(kept).map(|(f, kept)| f.unwrap_or(kept)).collect();
+            lost.iter_mut().zip(&factors).for_each(|(l, f)| *l += f.lost);
+            whole.iter_mut().zip(&matrices.matrices).for_each(|(w, m)| *w += squares(m));
+            fits.push(Fit { base, factors });
         }
         let relative = lost.iter().zip(&whole).map(|(l, w)| if *l > 0.0 { (l / w).sqrt() } else { 0.0 });
         Ok((fits, relative.fold(0.0, f64::max)))
@@ -218,20 +196,6 @@ fn order(current: &Grouping, proposal: &Grouping) -> Vec<usize> {
         }
     }
     order.into_iter().flatten().collect()
-}
-
-/// The mean of matrices with these weights; the plain mean if they are all zero.
-fn mean(matrices: &[Vec<f32>], weights: impl Iterator<Item = f64>) -> Vec<f32> {
-    let mut weights: Vec<f64> = weights.collect();
-    if weights.iter().sum::<f64>() == 0.0 {
-        weights.fill(1.0);
-    }
-    let total: f64 = weights.iter().sum();
-    let mut sum = vec![0f64; matrices.first().map_or(0, Vec::len)];
-    for (matrix, weight) in matrices.iter().zip(weights) {
-        sum.iter_mut().zip(matrix).for_each(|(s, &m)| *s += weight / total * f64::from(m));
-    }
-    sum.into_iter().map(|s| s as f32).collect()
 }
 
 fn squares(matrix: &[f32]) -> f64 {

@@ -15,6 +15,8 @@ const OVERSAMPLING: usize = 8;
 const POWER_ITERATIONS: usize = 2;
 /// Singular values below this share of the largest are rounding errors.
 const NEGLIGIBLE: f64 = 1e-6;
+/// Below this share of a matrix's squares, what is lost is summed from differences: a difference of sums would be rounding.
+const EXACT: f64 = 1e-3;
 
 /// A product `left right` of rank `rank`, singular values split evenly: `left = U sqrt(S)`, `right = sqrt(S) V^T`.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,9 +84,15 @@ pub fn truncated_svd(matrix: View<'_, f32, 2>, rank: usize, seed: u64) -> Result
     Ok(factors)
 }
 
-/// Sum of the squares of `matrix - left right`, of the factors as they were rounded.
+/// Sum of the squares of `matrix - left right`. The product is a projection of the matrix: what it leaves is what the kept
+/// singular values do not hold.
 fn lost(matrix: View<'_, f32, 2>, factors: &Factors) -> Result<f64> {
     let [out, inner] = matrix.shape();
+    let whole: f64 = (0..out).map(|i| dot(matrix.row(i), matrix.row(i))).sum();
+    let left = whole - factors.values.iter().map(|s| s * s).sum::<f64>();
+    if left > EXACT * whole {
+        return Ok(left);
+    }
     let rank = factors.values.len();
     let mut product = vec![0f32; out * inner];
     let [left, right] = [View::new(&factors.left, [out, rank])?, View::new(&factors.right, [rank, inner])?];
@@ -101,9 +109,19 @@ fn apply(vectors: &[f32], matrix: View<'_, f32, 2>, transposed: bool) -> Vec<f32
     let (from, to) = if transposed { (inner, out) } else { (out, inner) };
     let count = vectors.len() / from;
     let mut images = vec![0f32; count * to];
-    let a = View::front(vectors, [count, from]);
-    let b = if transposed { Mat::t(matrix) } else { matrix.into() };
-    gemm::run(vec![Product { c: ViewMut::front(&mut images, [count, to]), a: a.into(), b }], false);
+    let vectors = View::front(vectors, [count, from]);
+    if !transposed {
+        let c = ViewMut::front(&mut images, [count, to]);
+        gemm::run(vec![Product { c, a: vectors.into(), b: matrix.into() }], false);
+        return images;
+    }
+    // The matrix on the left: on the right its transpose would be packed anew for these few vectors.
+    let mut columns = vec![0f32; to * count];
+    let c = ViewMut::front(&mut columns, [to, count]);
+    gemm::run(vec![Product { c, a: matrix.into(), b: Mat::t(vectors) }], false);
+    for (i, column) in columns.chunks_exact(count).enumerate() {
+        column.iter().enumerate().for_each(|(k, &value)| images[k * to + i] = value);
+    }
     images
 }
 
