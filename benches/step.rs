@@ -1,7 +1,7 @@
-//! A whole training step of each variant at preset small: `cargo bench --bench step`.
+//! A whole training step of each variant and precision at preset small: `cargo bench --bench step`.
 //!
-//! Prints tokens/s, the share of the measured product ceiling that the step reaches, where the rest of its
-//! time goes, and peak memory over what training must hold; fails if that ratio is above its bound.
+//! Prints tokens/s, the share of the measured product ceiling of that precision that the step reaches, where the rest of
+//! its time goes, and peak memory over what training must hold; fails if that ratio is above its bound.
 
 use std::process::Command;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use trimoe::train::accounting::Accounting;
 use trimoe::train::config::{FfnKind, Precision, TrainConfig};
 use trimoe::train::preset::Preset;
 use trimoe::train::trainer::Trainer;
-use trimoe::{Device, Result, Segments};
+use trimoe::{Device, Elem, Result, Segments, bf16};
 
 const WARMUP: u64 = 3;
 const STEPS: u64 = 12;
@@ -23,14 +23,18 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     if std::env::args().any(|a| a == "--test") {
         return Ok(());
     }
-    println!("preset small, f32, {} threads; medians of {STEPS} steps\n", Device::cpu().threads());
+    println!("preset small, {} threads; medians of {STEPS} steps\n", Device::cpu().threads());
     let mut too_large = Vec::new();
     for ffn in [FfnKind::Dense, FfnKind::Flat, FfnKind::Clustered] {
-        let ceiling = ceiling()?;
-        speed(ffn, ceiling)?;
-        let ratio = memory(ffn)?;
-        if ratio.is_some_and(|r| r > MEMORY_BOUND) {
-            too_large.push(ffn.name());
+        for precision in [Precision::F32, Precision::Bf16] {
+            match precision {
+                Precision::F32 => speed::<f32>(ffn, precision)?,
+                Precision::Bf16 => speed::<bf16>(ffn, precision)?,
+            }
+            let ratio = memory(ffn, precision)?;
+            if ratio.is_some_and(|r| r > MEMORY_BOUND) {
+                too_large.push(format!("{ffn} in {precision}"));
+            }
         }
     }
     if !too_large.is_empty() {
@@ -44,14 +48,14 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The best product of a few large ones, in FLOP/s, by the same path as the model's.
-fn ceiling() -> Result<f64> {
+fn ceiling<T: Elem>() -> Result<f64> {
     let device = Device::cpu();
     let mut best = 0f64;
     for [m, n, k] in [[1024, 1024, 1024], [2048, 1536, 256], [2048, 256, 768]] {
-        let (mut x, mut w) = (device.zeros::<f32, 2>([m, k])?, device.zeros::<f32, 3>([1, n, k])?);
-        x.host_mut()?.fill(0.5);
-        w.host_mut()?.fill(0.25);
-        let mut y = device.zeros::<f32, 2>([m, n])?;
+        let (mut x, mut w) = (device.zeros::<T, 2>([m, k])?, device.zeros::<T, 3>([1, n, k])?);
+        x.host_mut()?.fill(T::from_f32(0.5));
+        w.host_mut()?.fill(T::from_f32(0.25));
+        let mut y = device.zeros::<T, 2>([m, n])?;
         for _ in 0..20 {
             let (segments, start) = (Segments::Whole(m), Instant::now());
             device.run(GroupedGemm {
@@ -72,11 +76,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn speed(ffn: FfnKind, ceiling: f64) -> Result<()> {
+fn speed<T: Elem>(ffn: FfnKind, precision: Precision) -> Result<()> {
+    let ceiling = ceiling::<T>()?;
     let model = Preset::Small.model().variant(ffn);
-    let train = TrainConfig { steps: 1000, ..Preset::Small.train() };
+    let train = TrainConfig { steps: 1000, precision, ..Preset::Small.train() };
     let device = Device::cpu().profiled();
-    let mut trainer = Trainer::<f32>::new(&model, &train, &device)?;
+    let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
     let mut seconds = Vec::new();
     let mut state = 1u64;
     for step in 0..WARMUP + STEPS {
@@ -96,9 +101,9 @@ fn speed(ffn: FfnKind, ceiling: f64) -> Result<()> {
     }
     let tokens = (train.batch * model.seq) as f64;
     let (per_token, seconds) =
-        (Accounting::new(&model, Precision::F32)?.flops_forward.training(), median(seconds));
+        (Accounting::new(&model, precision)?.flops_forward.training(), median(seconds));
     println!(
-        "{ffn} (inner {}): {:.0} tokens/s, {:.1} MFLOP a token, {:.0} GFLOP/s = {:.0} % of the ceiling of {:.0}",
+        "{ffn} (inner {}) in {precision}: {:.0} tokens/s, {:.1} MFLOP a token, {:.0} GFLOP/s = {:.0} % of the ceiling of {:.0}",
         model.inner,
         tokens / seconds,
         per_token / 1e6,
@@ -126,8 +131,11 @@ fn speed(ffn: FfnKind, ceiling: f64) -> Result<()> {
 }
 
 /// Peak memory of a training process over what it must hold; `None` where the system does not say.
-fn memory(ffn: FfnKind) -> std::result::Result<Option<f64>, Box<dyn std::error::Error>> {
-    let out = std::env::temp_dir().join(format!("trimoe-step-{}-{ffn}", std::process::id()));
+fn memory(
+    ffn: FfnKind,
+    precision: Precision,
+) -> std::result::Result<Option<f64>, Box<dyn std::error::Error>> {
+    let out = std::env::temp_dir().join(format!("trimoe-step-{}-{ffn}-{precision}", std::process::id()));
     let inner = Preset::Small.model().variant(ffn).inner.to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_trimoe"))
         .args([
@@ -139,6 +147,8 @@ fn memory(ffn: FfnKind) -> std::result::Result<Option<f64>, Box<dyn std::error::
             "--json",
             "--ffn",
             ffn.name(),
+            "--precision",
+            &precision.to_string(),
             "--inner",
             &inner,
             "--out",

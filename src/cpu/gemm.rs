@@ -1,11 +1,12 @@
-//! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16.
+//! Matrix products on the CPU: the `gemm` crate for f32, widening around it for bf16 and f16; [`bf16`] for products of bf16
+//! where the processor has them.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::bounds;
+use super::{bf16, bounds};
 use crate::elem::{DType, Elem};
 use crate::plan::Segments;
 use crate::profile::ParallelParts;
@@ -48,6 +49,15 @@ impl<'a, T> Mat<'a, T> {
     /// Row `i`, before the transposition.
     fn row(&self, i: usize) -> &'a [T] {
         self.view.row(self.gather.map_or(i, |g| g.source[i] as usize / g.fan))
+    }
+
+    /// The rows as they are stored, as bits of two bytes, for a product whose terms run along the operand's rows or, `down`, its
+    /// columns.
+    fn bits(self, down: bool) -> bf16::Rows<impl Fn(usize) -> &'a [u16]>
+    where
+        T: Elem,
+    {
+        bf16::Rows { row: move |i| bytemuck::cast_slice(self.row(i)), along: self.transposed == down }
     }
 
     /// Row and column strides.
@@ -122,7 +132,7 @@ fn is_zero<C: Elem>(c: &ViewMut<'_, C, 2>) -> bool {
     (0..c.dim(0)).all(|i| bytemuck::cast_slice::<C, u8>(c.row(i)).iter().all(|&byte| byte == 0))
 }
 
-/// `c = a b` or `c += a b` on this thread: f32 arithmetic, rounded once into `C`.
+/// `c = a b` or `c += a b` on this thread: f32 sums of exact products, or of products rounded to f32, rounded once into `C`.
 pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
     mut c: ViewMut<'_, C, 2>,
     accumulate: bool,
@@ -134,6 +144,11 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
     assert!(k == kb && c.shape() == [m, n], "product of {:?} and {:?} into {:?}", [m, k], [kb, n], c.shape());
     if m == 0 || n == 0 || (k == 0 && is_zero(&c)) {
         return;
+    }
+    let pairs = A::DTYPE == DType::Bf16 && B::DTYPE == DType::Bf16 && k > 0;
+    if pairs && bf16::available() {
+        return ROOM
+            .with_borrow_mut(|room| bf16::multiply(c, accumulate, k, &a.bits(false), &b.bits(true), room));
     }
     SCRATCH.with_borrow_mut(|[wide_a, wide_b, wide_c]| {
         let (a_ptr, a_strides) = widen(&a, wide_a);
@@ -184,6 +199,8 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
 thread_local! {
     /// f32 copies of half-precision or gathered operands and of half-precision results.
     static SCRATCH: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    /// Packed operands of products of bf16.
+    static ROOM: RefCell<bf16::Room> = RefCell::default();
 }
 
 /// The operand as f32: itself, or a widened, gathered contiguous copy in `scratch`. Returns row and column strides.

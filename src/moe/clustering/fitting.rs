@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::parts::{PARTS, Part, Parts};
-use super::svd::{Factors, truncated_svd};
+use super::svd::{Factors, dot, truncated_svd};
 use crate::error::Result;
 use crate::view::View;
 
@@ -33,7 +33,7 @@ pub(super) struct Members<'a> {
     stays: Vec<bool>,
     old: Vec<f32>,
     /// Base and residual together.
-    pub(super) matrices: Vec<Vec<f32>>,
+    matrices: Vec<Vec<f32>>,
 }
 
 impl<'a> Members<'a> {
@@ -56,6 +56,11 @@ impl<'a> Members<'a> {
             old: parts.base(part, cluster),
             matrices: experts.par_iter().map(|&e| parts.whole(part, e)).collect(),
         }
+    }
+
+    /// Sum of the squares of each matrix.
+    pub(super) fn squares(&self) -> Vec<f64> {
+        self.matrices.par_iter().map(|matrix| dot(matrix, matrix)).collect()
     }
 
     /// The candidate that leaves the least when every member's residual is cut to the rank.

@@ -84,7 +84,9 @@ impl Block {
     }
 
     fn read(self, from: &[f32]) -> Vec<f32> {
-        self.rows().flat_map(|row| &from[row]).copied().collect()
+        let mut values = Vec::with_capacity(self.size[0] * self.size[1]);
+        self.rows().for_each(|row| values.extend_from_slice(&from[row]));
+        values
     }
 
     fn write(self, to: &mut [f32], values: &[f32]) {

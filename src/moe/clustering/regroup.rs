@@ -175,7 +175,7 @@ impl Regroup<'_> {
             let factors: Vec<Factors> =
                 factors.into_iter().zip(kept).map(|(f, kept)| f.unwrap_or(kept)).collect();
             lost.iter_mut().zip(&factors).for_each(|(l, f)| *l += f.lost);
-            whole.iter_mut().zip(&matrices.matrices).for_each(|(w, m)| *w += squares(m));
+            whole.iter_mut().zip(matrices.squares()).for_each(|(w, s)| *w += s);
             fits.push(Fit { base, factors });
         }
         let relative = lost.iter().zip(&whole).map(|(l, w)| if *l > 0.0 { (l / w).sqrt() } else { 0.0 });
@@ -196,8 +196,4 @@ fn order(current: &Grouping, proposal: &Grouping) -> Vec<usize> {
         }
     }
     order.into_iter().flatten().collect()
-}
-
-fn squares(matrix: &[f32]) -> f64 {
-    matrix.iter().map(|&m| f64::from(m) * f64::from(m)).sum()
 }

@@ -145,7 +145,8 @@ fn orthonormal(mut rows: Vec<f32>, len: usize) -> Vec<f32> {
     rows
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// The product of two vectors, in f64.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0f64; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     vectorize!(|| for (a, b) in a.iter().zip(b) {
