@@ -4,14 +4,13 @@
 //! its time goes, and peak memory over what training must hold; fails if that ratio is above its bound.
 
 use std::process::Command;
-use std::time::Instant;
 
-use trimoe::ops::GroupedGemm;
+use trimoe::profile::Ceilings;
 use trimoe::train::accounting::Accounting;
 use trimoe::train::config::{FfnKind, Precision, TrainConfig};
 use trimoe::train::preset::Preset;
 use trimoe::train::trainer::Trainer;
-use trimoe::{Device, Elem, Result, Segments, bf16};
+use trimoe::{Device, Elem, Result, bf16};
 
 const WARMUP: u64 = 3;
 const STEPS: u64 = 12;
@@ -47,37 +46,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The best product of a few large ones, in FLOP/s, by the same path as the model's.
-fn ceiling<T: Elem>() -> Result<f64> {
-    let device = Device::cpu();
-    let mut best = 0f64;
-    for [m, n, k] in [[1024, 1024, 1024], [2048, 1536, 256], [2048, 256, 768]] {
-        let (mut x, mut w) = (device.zeros::<T, 2>([m, k])?, device.zeros::<T, 3>([1, n, k])?);
-        x.host_mut()?.fill(T::from_f32(0.5));
-        w.host_mut()?.fill(T::from_f32(0.25));
-        let mut y = device.zeros::<T, 2>([m, n])?;
-        for _ in 0..20 {
-            let (segments, start) = (Segments::Whole(m), Instant::now());
-            device.run(GroupedGemm {
-                x: x.view(),
-                w: w.view(),
-                segments,
-                y: y.view_mut(),
-                accumulate: false,
-            })?;
-            best = best.max(2.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64());
-        }
-    }
-    Ok(best)
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 fn speed<T: Elem>(ffn: FfnKind, precision: Precision) -> Result<()> {
-    let ceiling = ceiling::<T>()?;
+    let ceiling = Ceilings::measure::<T>(&Device::cpu())?.product;
     let model = Preset::Small.model().variant(ffn);
     let train = TrainConfig { steps: 1000, precision, ..Preset::Small.train() };
     let device = Device::cpu().profiled();

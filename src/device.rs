@@ -1,7 +1,6 @@
 //! Where operations run.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
@@ -9,7 +8,7 @@ use crate::elem::Plain;
 use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::place::Place;
-use crate::profile::{OpCost, Profile};
+use crate::profile::{OpCost, Profile, Span, Trace, worker_name};
 use crate::tensor::Tensor;
 
 /// A place that runs operations. Cloning is cheap and gives the same device.
@@ -32,7 +31,7 @@ impl Device {
 
     /// The CPU with a thread pool of its own of `threads` threads; 0 means one per core.
     pub fn cpu_with_threads(threads: usize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(worker_name).build();
         let pool = pool.map_err(|e| Error::Host { what: "the thread pool", why: e.to_string() })?;
         Ok(Device { pool: Some(Arc::new(pool)), ..Device::default() })
     }
@@ -62,7 +61,8 @@ impl Device {
         Place::Host
     }
 
-    /// The same device, timing every operation; see [`Device::take_profile`].
+    /// The same device, timing every operation; see [`Device::take_profile`]. On a CUDA device each operation is then waited
+    /// for.
     pub fn profiled(self) -> Self {
         Device { profile: Some(Profile::default()), ..self }
     }
@@ -71,6 +71,33 @@ impl Device {
     /// [`profiled`](Device::profiled).
     pub fn take_profile(&self) -> Vec<OpCost> {
         self.profile.as_ref().map(Profile::take).unwrap_or_default()
+    }
+
+    /// Keeps what a [profiled](Device::profiled) device does from now on, until [`Device::take_trace`]; events from before are
+    /// forgotten.
+    pub fn start_trace(&self) {
+        if let Some(profile) = &self.profile {
+            profile.start_trace();
+        }
+    }
+
+    /// What the device did since [`Device::start_trace`], and ends the trace.
+    pub fn take_trace(&self) -> Trace {
+        self.profile.as_ref().map(Profile::take_trace).unwrap_or_default()
+    }
+
+    /// A phase on this thread's row of the trace, until it is dropped.
+    pub(crate) fn span(&self, name: &'static str) -> Span {
+        self.profile.as_ref().map_or(Span::NONE, |profile| profile.span(name))
+    }
+
+    /// Waits until everything that was run is done: nothing to wait for, except on CUDA devices.
+    pub(crate) fn wait(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda.synchronize();
+        }
+        Ok(())
     }
 
     /// Number of threads operations run on.
@@ -89,14 +116,17 @@ impl Device {
         if op.is_empty() {
             return Ok(());
         }
+        let call = self.profile.as_ref().map(|profile| profile.call(&op));
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
-            return cuda.enqueue(op);
+            let Some(call) = call else { return cuda.enqueue(op) };
+            let result = call.run(|| cuda.enqueue(op).and_then(|()| cuda.synchronize()));
+            call.end();
+            return result;
         }
-        let Some(profile) = &self.profile else { return self.install(|| op.cpu()) };
-        let (flops, bytes, start) = (op.flops(), op.bytes(), Instant::now());
-        let result = self.install(|| op.cpu());
-        profile.add::<O>(flops, bytes, start.elapsed());
+        let Some(call) = call else { return self.install(|| op.cpu()) };
+        let result = self.install(|| call.run(|| op.cpu()));
+        call.end();
         result
     }
 

@@ -14,6 +14,7 @@ mod interrupt;
 mod metrics;
 mod options;
 mod pack;
+mod profile;
 mod progress;
 mod report;
 mod similarity;
@@ -44,7 +45,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train one model; evaluate it and print sample text at the end.
-    Train(Options),
+    Train(train::TrainOptions),
     /// Perplexity and load balance of a checkpoint.
     Eval(Options),
     /// Train variants on the same tokens, each in its own process, and compare: dense, flat and clustered, or --variants.
@@ -82,7 +83,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Option<Command>) -> Result<u8> {
     match command {
         None => compare::quick(),
-        Some(Command::Train(options)) => train::run(options.with_file()?),
+        Some(Command::Train(options)) => train::run(options),
         Some(Command::Eval(options)) => eval::run(options.with_file()?),
         Some(Command::Compare(options)) => compare::run(options),
         Some(Command::Compress(options)) => compress::run(options),

@@ -5,6 +5,7 @@ use std::path::Path;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::profile::ProfileReport;
 use super::terminal::say;
 use crate::error::{Error, Result};
 use crate::moe::FfnKind;
@@ -49,6 +50,9 @@ pub(crate) struct Summary {
     /// What moving clusters took, where they were offloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<OffloadCounts>,
+    /// Where the time of some steps went, with `--profile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileReport>,
     /// Bytes of weights, gradients and optimiser state.
     pub state_bytes: u64,
     /// Bytes of activations kept from forward to backward.

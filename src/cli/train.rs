@@ -7,6 +7,7 @@ use super::corpus::{Evaluation, Language, cache_folder};
 use super::interrupt;
 use super::metrics::{Line, Metrics};
 use super::options::Options;
+use super::profile::{ProfileOptions, ProfileReport, Profiler, Wanted};
 use super::progress::Progress;
 use super::similarity::Similarities;
 use super::summary::{Summary, bytes, count, write_json};
@@ -29,6 +30,15 @@ use crate::train::trainer::Trainer;
 
 /// Tokens of sample text at the end.
 const SAMPLE: usize = 64;
+
+/// What `train` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct TrainOptions {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    profile: ProfileOptions,
+}
 
 /// Where a run goes and what it starts from, before anything large is allocated.
 struct Plan {
@@ -55,11 +65,12 @@ impl Start {
     }
 }
 
-pub(super) fn run(options: Options) -> Result<u8> {
-    let plan = Plan::new(options)?;
+pub(super) fn run(TrainOptions { options, profile }: TrainOptions) -> Result<u8> {
+    let plan = Plan::new(options.with_file()?)?;
+    let profile = profile.wanted(plan.done(), plan.last())?;
     match plan.train.precision {
-        Precision::F32 => plan.train::<f32>(),
-        Precision::Bf16 => plan.train::<bf16>(),
+        Precision::F32 => plan.train::<f32>(profile),
+        Precision::Bf16 => plan.train::<bf16>(profile),
     }
 }
 
@@ -173,18 +184,35 @@ impl Plan {
         Ok(Plan { options, model, train, out, start: Some(Start::Resume(start)) })
     }
 
-    fn train<T: Elem>(self) -> Result<u8> {
+    /// Steps that lie behind it.
+    fn done(&self) -> u64 {
+        match &self.start {
+            Some(Start::Resume(checkpoint)) => checkpoint.position().step,
+            Some(Start::Weights(_)) | None => 0,
+        }
+    }
+
+    /// The step after which it ends.
+    fn last(&self) -> u64 {
+        self.options.stop_at.unwrap_or(self.train.steps).min(self.train.steps)
+    }
+
+    fn train<T: Elem>(self, profile: Option<Wanted>) -> Result<u8> {
+        let last = self.last();
         let Plan { options, model, train, out, start } = self;
         let budget = options.memory_budget.and_then(|budget| budget.0);
         if budget.is_some() {
             give_back_early();
         }
-        let memory = PeakMemory::start();
         if let Some(budget) = budget {
             check_budget(budget, &model, &train)?;
         }
         let device = Device::cpu_with_threads(options.threads()?)?;
         let run = RunFolder::create(&out)?;
+        let profiler = profile.map(|wanted| wanted.start::<T>(&device)).transpose()?;
+        let device = profiler.as_ref().map_or(device, |profiler| profiler.device().clone());
+        // What measuring took does not count.
+        let memory = PeakMemory::start();
         let cache = cache_folder(&options, &out);
         let language = match &start {
             Some(start) => Language::of_checkpoint(start.checkpoint())?,
@@ -218,17 +246,15 @@ impl Plan {
             metrics,
             memory,
             peak_before: None,
+            last,
+            device,
+            profiler,
         };
         session.announce();
-        if !session.steps()? {
-            return Ok(interrupt::INTERRUPTED);
-        }
-        if session.trainer.step_count() < train.steps {
-            say(format_args!("stopped after step {}; --resume continues", session.trainer.step_count()))?;
-            return Ok(0);
-        }
-        session.finish(evaluation)?;
-        Ok(0)
+        let code = session.run(evaluation);
+        // However it ended: there is a profile of what it did.
+        let profile = session.end_profile();
+        code.and_then(|code| profile.map(|_| code))
     }
 }
 
@@ -260,6 +286,10 @@ struct Session<T> {
     memory: PeakMemory,
     /// Peak of the memory before full experts were converted.
     peak_before: Option<u64>,
+    /// The step after which it ends.
+    last: u64,
+    device: Device,
+    profiler: Option<Profiler>,
 }
 
 impl<T: Elem> Session<T> {
@@ -279,21 +309,38 @@ impl<T: Elem> Session<T> {
         ));
     }
 
+    /// Trains and evaluates; returns the exit code.
+    fn run(&mut self, evaluation: Option<Evaluation>) -> Result<u8> {
+        if !self.steps()? {
+            return Ok(interrupt::INTERRUPTED);
+        }
+        if self.trainer.step_count() < self.description.train.steps {
+            say(format_args!("stopped after step {}; --resume continues", self.trainer.step_count()))?;
+            return Ok(0);
+        }
+        self.finish(evaluation).map(|()| 0)
+    }
+
     /// Trains to the last step, or `--stop-at`, or Ctrl-C; returns false after Ctrl-C. Always ends with a
     /// checkpoint, unless the loss diverged.
     fn steps(&mut self) -> Result<bool> {
         interrupt::listen(Some("finishing this step; press Ctrl-C again to stop at once"))?;
         let steps = self.description.train.steps;
-        let last = self.options.stop_at.unwrap_or(steps).min(steps);
         let save_every = self.options.save_every.unwrap_or(100).max(1);
         let mut progress =
             Progress::new(self.description.model.ffn.to_string(), steps, self.trainer.step_count());
         let mut saved = self.trainer.step_count();
-        while self.trainer.step_count() < last && !interrupt::asked() {
+        while self.trainer.step_count() < self.last && !interrupt::asked() {
             let (batches, done) = (&self.batches, self.trainer.step_count());
+            if let Some(profiler) = &mut self.profiler {
+                profiler.before_step(done + 1);
+            }
             let report = self.trainer.step(|micro, ids| batches.fill(done, micro, ids))?;
             let line = Line::from(report);
             let step = line.step;
+            if let Some(profiler) = &mut self.profiler {
+                profiler.after_step(step, line.seconds)?;
+            }
             progress.step(&line);
             self.note_conversion(&line);
             Similarities::keep(self.run.path(), &line)?;
@@ -325,6 +372,7 @@ impl<T: Elem> Session<T> {
     fn save(&self) -> Result<()> {
         let Description { model, train, .. } = &self.description;
         let step = self.trainer.step_count();
+        let _span = self.device.span("checkpoint");
         let position = Position { step, tokens: step * train.tokens_per_step(model.seq) };
         let tokenizer = self.language.tokenizer();
         let keep = self.options.keep.unwrap_or(2);
@@ -333,8 +381,13 @@ impl<T: Elem> Session<T> {
         Ok(())
     }
 
+    /// Writes the trace and prints where time went, once.
+    fn end_profile(&mut self) -> Result<Option<ProfileReport>> {
+        Ok(self.profiler.take().map(Profiler::finish).transpose()?.flatten())
+    }
+
     /// Evaluates, prints sample text and the result.
-    fn finish(mut self, evaluation: Option<Evaluation>) -> Result<()> {
+    fn finish(&mut self, evaluation: Option<Evaluation>) -> Result<()> {
         let train = self.description.train.clone();
         let temperature = train.temperature_at(train.steps);
         // Before evaluation: the peak is that of training.
@@ -363,6 +416,7 @@ impl<T: Elem> Session<T> {
         }
         let evaluated = match &evaluation {
             Some(text) => {
+                let _span = self.device.span("evaluation");
                 let report = evaluate(self.trainer.model_mut(), &text.windows, train.batch, temperature)?;
                 super::eval::print(&report)?;
                 for mark in text.marks(&self.language, Some(self.batches.corpus()))? {
@@ -372,12 +426,15 @@ impl<T: Elem> Session<T> {
             }
             None => None,
         };
+        let span = self.device.span("sample");
         let mut texts = [self.language.start(None)?];
         let length = Length { tokens: SAMPLE, end: None };
         let sampling = Sampling { temperature: 0.8, topk: 40, seed: train.seed };
         generate(self.trainer.model_mut(), &mut texts, length, temperature, sampling)?;
+        drop(span);
         say(format_args!("sample: {}", self.language.spell(&texts[0][1..])?.trim()))?;
-        let summary = self.summary(evaluated.as_ref(), peak_bytes)?;
+        let profile = self.end_profile()?;
+        let summary = Summary { profile, ..self.summary(evaluated.as_ref(), peak_bytes)? };
         write_json(self.options.json.as_deref(), &summary)
     }
 
@@ -405,6 +462,7 @@ impl<T: Elem> Session<T> {
             peak_bytes: peak_bytes.max(self.peak_before),
             peak_bytes_after_conversion: self.peak_before.and(peak_bytes),
             offload: self.metrics.offload(),
+            profile: None,
             state_bytes: self.trainer.state_bytes(),
             activation_bytes: self.trainer.model().activation_bytes(),
             all_to_all_bytes_per_token: measured.unwrap_or_else(|| accounting.all_to_all_bytes_per_token()),

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::{bf16, bounds, few};
 use crate::elem::{DType, Elem};
 use crate::plan::Segments;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// A matrix operand: a view, its transpose, or rows gathered from it.
@@ -127,7 +128,7 @@ pub(crate) fn run<C: Elem, A: Elem, B: Elem>(products: Vec<Product<'_, C, A, B>>
             }
         }
     }
-    tiles.into_par_iter().with_max_len(1).for_each(|p| multiply(p.c, accumulate, p.a, p.b));
+    tiles.into_par_iter().with_max_len(1).for_each_part(|p| multiply(p.c, accumulate, p.a, p.b));
 }
 
 /// Whether a product without terms has nothing to write: fresh memory stays unresident then.

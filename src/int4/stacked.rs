@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::elem::Elem;
 use crate::int4::PANEL;
-use crate::place::{Place, Placed};
+use crate::place::{Operand, Place};
 use crate::view::{View, ViewMut};
 
 /// Matrices `[groups, out, in]` in plain memory, the rows of each in parts, one below the other: those of a cluster's
@@ -159,17 +159,25 @@ impl<T: Elem> Piece<'_, T> {
     }
 }
 
-impl<T> Placed for Stacked<'_, T> {
+impl<T> Operand for Stacked<'_, T> {
     fn is_at(&self, place: Place) -> bool {
         let (Stacked::Rows(view) | Stacked::Columns(view)) = self;
         view.is_at(place)
     }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.shape().to_vec()
+    }
 }
 
-impl<T> Placed for StackedMut<'_, T> {
+impl<T> Operand for StackedMut<'_, T> {
     fn is_at(&self, place: Place) -> bool {
         let (StackedMut::Rows(view) | StackedMut::Columns(view)) = self;
         view.is_at(place)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.shape().to_vec()
     }
 }
 

@@ -5,7 +5,7 @@ use half::bf16;
 use super::Int4Layout;
 use crate::device::Device;
 use crate::error::{Result, ensure};
-use crate::place::{Place, Placed};
+use crate::place::{Operand, Place};
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -130,15 +130,23 @@ impl<'a> Int4ViewMut<'a> {
     }
 }
 
-impl Placed for Int4View<'_> {
+impl Operand for Int4View<'_> {
     fn is_at(&self, place: Place) -> bool {
         self.words.is_at(place) && self.scales.is_at(place) && self.zeros.is_at(place)
     }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.shape().to_vec()
+    }
 }
 
-impl Placed for Int4ViewMut<'_> {
+impl Operand for Int4ViewMut<'_> {
     fn is_at(&self, place: Place) -> bool {
         self.words.is_at(place) && self.scales.is_at(place) && self.zeros.is_at(place)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.shape().to_vec()
     }
 }
 

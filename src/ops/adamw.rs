@@ -9,7 +9,8 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{AdamWParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Elements per task.
@@ -56,8 +57,8 @@ pub struct AdamW<'a, T> {
 impl<T: Elem> Op for AdamW<'_, T> {
     const NAME: &'static str = "adamw";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: weight, grad, m, v, stored, norm)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: weight, grad, m, v, stored, norm);
     }
 
     fn check(&self) -> Result<()> {
@@ -114,7 +115,7 @@ impl<T: Elem> Op for AdamW<'_, T> {
             None => at.iter().skip(1).map(|_| None).collect(),
         };
         let chunks = self.weight.cut(0, &at).into_par_iter().zip(self.m.cut(0, &at)).zip(self.v.cut(0, &at));
-        chunks.zip(stored).zip(at.par_windows(2)).for_each(|((((mut w, mut m), mut v), stored), at)| {
+        chunks.zip(stored).zip(at.par_windows(2)).for_each_part(|((((mut w, mut m), mut v), stored), at)| {
             let (w, grad) = (w.as_slice_mut(), &grad.as_slice()[at[0]..at[1]]);
             let (m, v) = (m.as_slice_mut(), v.as_slice_mut());
             vectorize!(|| update.apply(w, grad, m, v));

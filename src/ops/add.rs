@@ -9,7 +9,8 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{AddParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -30,8 +31,8 @@ pub struct Add<'a, T> {
 impl<T: Elem> Op for Add<'_, T> {
     const NAME: &'static str = "add";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -53,7 +54,7 @@ impl<T: Elem> Op for Add<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.x.dim(0), ROWS);
-        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             vectorize!(|| {
                 for p in rows[0]..rows[1] {
                     let y = band.row_mut(p - rows[0]).iter_mut();

@@ -11,7 +11,8 @@ use crate::cpu::math::{exp, max, sum_by, vectorize};
 use crate::cuda::{AttentionParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -122,8 +123,8 @@ impl<T: Elem> Attention<'_, T> {
 impl<T: Elem> Op for Attention<'_, T> {
     const NAME: &'static str = "attention";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: qkv, out, lse)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: qkv, out, lse);
     }
 
     fn check(&self) -> Result<()> {
@@ -152,7 +153,9 @@ impl<T: Elem> Op for Attention<'_, T> {
         let lse = self.lse.cut(0, &(0..=self.heads).collect::<Vec<_>>());
         let lse: Vec<_> = lse.into_iter().flat_map(|head| head.cut(1, &layout.bounds().0)).collect();
         let tasks = layout.starts().into_par_iter().zip(layout.cut(self.out)).zip(lse).with_max_len(1);
-        tasks.try_for_each(|(((row, col), out), lse)| head(layout.parts(row, col), layout.scale(), out, lse))
+        tasks.try_for_each_part(|(((row, col), out), lse)| {
+            head(layout.parts(row, col), layout.scale(), out, lse)
+        })
     }
 
     #[cfg(feature = "cuda")]

@@ -12,7 +12,8 @@ use crate::cpu::math::{dot, exp, vectorize};
 use crate::cuda::{AttentionBackwardParams, Cuda};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -58,8 +59,8 @@ impl<'a, T: Elem> AttentionBackward<'a, T> {
 impl<T: Elem> Op for AttentionBackward<'_, T> {
     const NAME: &'static str = "attention_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dout, out, qkv, lse, dqkv, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dout, out, qkv, lse, dqkv, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -96,7 +97,7 @@ impl<T: Elem> Op for AttentionBackward<'_, T> {
             return Ok(());
         };
         let gradients = layout.cut(dq).into_par_iter().zip(layout.cut(dk)).zip(layout.cut(dv));
-        layout.starts().into_par_iter().zip(gradients).with_max_len(1).try_for_each(
+        layout.starts().into_par_iter().zip(gradients).with_max_len(1).try_for_each_part(
             |((row, col), ((dq, dk), dv))| {
                 let [q, k, v] = layout.parts(row, col);
                 let rows = row..row + layout.seq;

@@ -10,7 +10,8 @@ use crate::cpu::math::{dot, exp, max, sum_by, vectorize};
 use crate::cpu::scratch;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// What [`Rope`](super::Rope) and [`Attention`](super::Attention) give the last row of each of some sequences, from that row
@@ -41,8 +42,8 @@ pub struct AttentionStep<'a, T> {
 impl<T: Elem> Op for AttentionStep<'_, T> {
     const NAME: &'static str = "attention_step";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: qkv, kv, sequence, position, out)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: qkv, kv, sequence, position, out);
     }
 
     fn check(&self) -> Result<()> {
@@ -101,7 +102,7 @@ impl<T: Elem> Op for AttentionStep<'_, T> {
             tasks.extend(heads.enumerate().map(|(h, ((k, v), out))| (row, h * head_dim, k, v, out)));
         }
         let turns: Vec<_> = position.iter().map(|&p| turn(p as usize, head_dim, self.theta)).collect();
-        tasks.into_par_iter().for_each(|(row, start, k, v, out)| {
+        tasks.into_par_iter().for_each_part(|(row, start, k, v, out)| {
             let parts = [0, 1, 2].map(|part| &self.qkv.row(row)[part * hidden + start..][..head_dim]);
             head(parts, &turns[row], scale, [k, v], out);
         });

@@ -4,7 +4,7 @@ use super::Op;
 #[cfg(feature = "cuda")]
 use crate::cuda::Cuda;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Operand, Place, Visit, operands};
 use crate::plan::Plan;
 use crate::view::View;
 
@@ -23,15 +23,25 @@ pub struct BuildPlan<'a> {
     pub plan: &'a mut Plan,
 }
 
+/// A plan where it was made: it is built there, and a copy is not enough.
+struct Made<'a>(&'a Plan);
+
+impl Operand for Made<'_> {
+    fn is_at(&self, place: Place) -> bool {
+        self.0.place() == place
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.0.sizes()
+    }
+}
+
 impl Op for BuildPlan<'_> {
     const NAME: &'static str = "build_plan";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        // A copy of a plan is not enough: it is built where it was made.
-        if self.plan.place() != place {
-            return Some("plan");
-        }
-        misplaced!(self at place: cluster, expert)
+    fn operands(&self, visit: Visit<'_>) {
+        visit("plan", &Made(&*self.plan));
+        operands!(self to visit: cluster, expert);
     }
 
     fn check(&self) -> Result<()> {

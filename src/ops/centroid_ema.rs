@@ -9,8 +9,9 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{CentroidEmaParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Order;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Columns per task.
@@ -39,8 +40,8 @@ pub struct CentroidEma<'a, T> {
 impl<T: Elem> Op for CentroidEma<'_, T> {
     const NAME: &'static str = "centroid_ema";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, mu)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, mu);
     }
 
     fn check(&self) -> Result<()> {
@@ -72,7 +73,7 @@ impl<T: Elem> Op for CentroidEma<'_, T> {
         let tiles = tiles.flat_map(|(strip, columns)| {
             strip.cut(0, &experts).into_par_iter().enumerate().map(move |(e, mu)| (e, mu, columns))
         });
-        tiles.for_each(|(e, mut mu, columns)| {
+        tiles.for_each_part(|(e, mut mu, columns)| {
             let rows = &order.source()[order.offsets()[e] as usize..order.offsets()[e + 1] as usize];
             if rows.is_empty() {
                 return;

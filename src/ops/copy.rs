@@ -8,7 +8,8 @@ use crate::cpu::bounds;
 use crate::cuda::{CopyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -29,8 +30,8 @@ pub struct Copy<'a, T> {
 impl<T: Elem> Op for Copy<'_, T> {
     const NAME: &'static str = "copy";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -52,7 +53,7 @@ impl<T: Elem> Op for Copy<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.y.dim(0), ROWS);
-        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             (rows[0]..rows[1]).for_each(|r| band.row_mut(r - rows[0]).copy_from_slice(self.x.row(r)));
         });
         Ok(())

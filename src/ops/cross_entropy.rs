@@ -10,7 +10,8 @@ use crate::cpu::math::{exp, sum_by, vectorize};
 use crate::cuda::{CrossEntropyParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -66,8 +67,8 @@ fn check_rows(
 impl<T: Elem> Op for CrossEntropy<'_, T> {
     const NAME: &'static str = "cross_entropy";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: logits, targets, loss)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: logits, targets, loss);
     }
 
     fn check(&self) -> Result<()> {
@@ -91,7 +92,7 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
         let (targets, scale) = (self.targets.as_slice(), self.scale);
         let rows = bounds(targets.len(), ROWS);
         let bands = self.logits.cut(0, &rows).into_par_iter().zip(self.loss.cut(0, &rows));
-        bands.zip(rows.par_windows(2)).for_each(|((mut logits, mut loss), rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|((mut logits, mut loss), rows)| {
             let mut exps = vec![0f32; logits.dim(1)];
             let targets = &targets[rows[0]..rows[1]];
             for (i, (loss, &target)) in loss.as_slice_mut().iter_mut().zip(targets).enumerate() {
@@ -128,8 +129,8 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
 impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     const NAME: &'static str = "neg_log_likelihood";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: logits, targets, loss)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: logits, targets, loss);
     }
 
     fn check(&self) -> Result<()> {
@@ -152,7 +153,7 @@ impl<T: Elem> Op for NegLogLikelihood<'_, T> {
     fn cpu(self) -> Result<()> {
         let (targets, rows) = (self.targets.as_slice(), bounds(self.targets.dim(0), ROWS));
         let bands = self.loss.cut(0, &rows).into_par_iter();
-        bands.zip(rows.par_windows(2)).for_each(|(mut loss, rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|(mut loss, rows)| {
             let mut exps = vec![0f32; self.logits.dim(1)];
             for (loss, p) in loss.as_slice_mut().iter_mut().zip(rows[0]..rows[1]) {
                 (*loss, _) = nll(self.logits.row(p), targets[p] as usize, &mut exps);

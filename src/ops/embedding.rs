@@ -9,7 +9,8 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{Cuda, EmbeddingBackwardParams, EmbeddingParams, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task of the forward.
@@ -73,8 +74,8 @@ pub(super) fn check_ids(op: &'static str, ids: View<'_, u32, 1>, vocab: usize) -
 impl<T: Elem> Op for Embedding<'_, T> {
     const NAME: &'static str = "embedding";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: ids, table, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: ids, table, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -97,7 +98,7 @@ impl<T: Elem> Op for Embedding<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.ids.dim(0), ROWS);
-        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut y, rows)| {
+        self.y.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut y, rows)| {
             vectorize!(|| {
                 for (i, &id) in self.ids.as_slice()[rows[0]..rows[1]].iter().enumerate() {
                     let row = y.row_mut(i).iter_mut().zip(self.table.row(id as usize));
@@ -131,8 +132,8 @@ impl<T: Elem> Op for Embedding<'_, T> {
 impl<T: Elem> Op for EmbeddingBackward<'_, T> {
     const NAME: &'static str = "embedding_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: ids, dy, dtable)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: ids, dy, dtable);
     }
 
     fn check(&self) -> Result<()> {
@@ -158,18 +159,20 @@ impl<T: Elem> Op for EmbeddingBackward<'_, T> {
         // Strips of columns, not of ids: no two tasks share an element, each element is summed in row
         // order, and the work is even however often an id occurs.
         let cols = bounds(self.dtable.dim(1), COLS);
-        self.dtable.cut(1, &cols).into_par_iter().zip(cols.par_windows(2)).for_each(|(mut strip, cols)| {
-            vectorize!(|| {
-                for (p, &id) in self.ids.as_slice().iter().enumerate() {
-                    let dy = &self.dy.row(p)[cols[0]..cols[1]];
-                    strip
-                        .row_mut(id as usize)
-                        .iter_mut()
-                        .zip(dy)
-                        .for_each(|(d, g)| *d += self.scale * g.to_f32());
-                }
-            });
-        });
+        self.dtable.cut(1, &cols).into_par_iter().zip(cols.par_windows(2)).for_each_part(
+            |(mut strip, cols)| {
+                vectorize!(|| {
+                    for (p, &id) in self.ids.as_slice().iter().enumerate() {
+                        let dy = &self.dy.row(p)[cols[0]..cols[1]];
+                        strip
+                            .row_mut(id as usize)
+                            .iter_mut()
+                            .zip(dy)
+                            .for_each(|(d, g)| *d += self.scale * g.to_f32());
+                    }
+                });
+            },
+        );
         Ok(())
     }
 

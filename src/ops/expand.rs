@@ -15,8 +15,9 @@ use super::expand_tile::{Residuals, blocks, bounds};
 use crate::cuda::Cuda;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Plan;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows of one backward task, which sums the factor gradients of its rows.
@@ -121,8 +122,8 @@ fn slot_macs(a2: [usize; 3]) -> usize {
 impl<T: Elem> Op for Expand<'_, T> {
     const NAME: &'static str = "expand";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: bp, b, a2, plan, weight, hq)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: bp, b, a2, plan, weight, hq);
     }
 
     fn check(&self) -> Result<()> {
@@ -158,8 +159,8 @@ impl<T: Elem> Op for Expand<'_, T> {
 impl<T: Elem> Op for ExpandBackward<'_, T> {
     const NAME: &'static str = "expand_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: bp, b, a2, plan, weight, dhq, db, da2, dweight, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: bp, b, a2, plan, weight, dhq, db, da2, dweight, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -204,7 +205,7 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         let bands = self.bp.cut(0, &bounds).into_par_iter().zip(&chunks).with_max_len(1);
         bands
             .zip(partials.par_chunks_mut(part.max(1)))
-            .map(|((bp, chunk), partial)| {
+            .map_parts(|((bp, chunk), partial)| {
                 partial.fill(0.0);
                 residuals.backward(chunk, bp, self.dhq.narrow(0, chunk.rows.clone()), partial)
             })
@@ -218,7 +219,7 @@ impl<T: Elem> Op for ExpandBackward<'_, T> {
         }
         let partials = &*partials;
         let outputs = self.db.into_matrices().into_par_iter().zip(self.da2.into_matrices());
-        outputs.enumerate().for_each(|(e, (mut db, mut da2))| {
+        outputs.enumerate().for_each_part(|(e, (mut db, mut da2))| {
             let (cluster, local) = (e / per, e % per);
             let len = 3 * inner * rank;
             let parts: Vec<&[f32]> = (0..chunks.len())

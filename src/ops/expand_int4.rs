@@ -12,7 +12,7 @@ use crate::cuda::Cuda;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::int4::Int4View;
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Plan;
 use crate::view::{View, ViewMut};
 
@@ -55,8 +55,8 @@ impl<T> ExpandInt4<'_, T> {
 impl<T: Elem> Op for ExpandInt4<'_, T> {
     const NAME: &'static str = "expand_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: bp, gate, up, down, plan, weight, hq)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: bp, gate, up, down, plan, weight, hq);
     }
 
     fn check(&self) -> Result<()> {

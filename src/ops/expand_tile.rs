@@ -10,6 +10,7 @@ use crate::cpu::math::vectorize;
 use crate::cpu::{pieces, rows, scratch};
 use crate::elem::Elem;
 use crate::plan::Plan;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows of one forward task.
@@ -92,7 +93,7 @@ impl<F: Factors> Residuals<'_, F> {
     pub(super) fn run<T: Elem>(&self, bp: View<'_, T, 2>, hq: ViewMut<'_, T, 2>) {
         let blocks = blocks(self.plan, ROWS);
         let bounds = bounds(&blocks);
-        hq.cut(0, &bounds).into_par_iter().zip(blocks).with_max_len(1).for_each(|(hq, block)| {
+        hq.cut(0, &bounds).into_par_iter().zip(blocks).with_max_len(1).for_each_part(|(hq, block)| {
             self.forward(&block, bp.narrow(0, block.rows.clone()), hq);
         });
     }

@@ -10,7 +10,8 @@ use crate::cuda::{Cuda, GLOBAL_NORM_CHUNK, GlobalNormParams, GlobalNormRootParam
 #[cfg(feature = "cuda")]
 use crate::elem::DType;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Elements per partial sum.
@@ -49,8 +50,8 @@ impl GlobalNorm<'_> {
 impl Op for GlobalNorm<'_> {
     const NAME: &'static str = "global_norm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: grads, norm, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: grads, norm, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -84,7 +85,7 @@ impl Op for GlobalNorm<'_> {
             .collect();
         let partial = &mut self.workspace.as_slice_mut()[..chunks.len()];
         let sums = partial.par_iter_mut().zip(chunks);
-        sums.for_each(|(sum, chunk)| *sum = vectorize!(|| sum_of_squares(chunk)));
+        sums.for_each_part(|(sum, chunk)| *sum = vectorize!(|| sum_of_squares(chunk)));
         let sum = partial.iter().fold(0.0, |sum, p| sum + p);
         self.norm.as_slice_mut()[0] = f64::sqrt(sum) as f32;
         Ok(())

@@ -14,7 +14,8 @@ use crate::cuda::{Cuda, GramParams, GramSumParams, Kernel, ONLY, images};
 use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 #[cfg(feature = "cuda")]
@@ -83,8 +84,8 @@ fn spans(experts: usize, length: usize) -> usize {
 impl<T: Elem> Op for Gram<'_, T> {
     const NAME: &'static str = "gram";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, gram, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, gram, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -126,7 +127,7 @@ impl<T: Elem> Op for Gram<'_, T> {
                 partial = tail;
             }
         }
-        tasks.into_par_iter().with_max_len(1).for_each(|(span, band, partial)| {
+        tasks.into_par_iter().with_max_len(1).for_each_part(|(span, band, partial)| {
             products(self.x, span, band, partial);
         });
         for partial in rest.chunks(pairs) {

@@ -12,7 +12,7 @@ use crate::cpu::gemm::{self, Mat, Product};
 use crate::cuda::{Cuda, GroupedGemmDgradParams, GroupedGemmParams, GroupedGemmWgradParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Segments;
 use crate::view::{View, ViewMut};
 
@@ -76,8 +76,8 @@ fn bytes<T: Elem>(activations: [[usize; 2]; 2], w: [usize; 3], w_size: usize) ->
 impl<T: Elem> Op for GroupedGemm<'_, T> {
     const NAME: &'static str = "grouped_gemm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, segments, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, segments, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -146,8 +146,8 @@ impl<T: Elem> Op for GroupedGemm<'_, T> {
 impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
     const NAME: &'static str = "grouped_gemm_dgrad";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, w, segments, dx)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, w, segments, dx);
     }
 
     fn check(&self) -> Result<()> {
@@ -215,8 +215,8 @@ impl<T: Elem> Op for GroupedGemmDgrad<'_, T> {
 impl<T: Elem> Op for GroupedGemmWgrad<'_, T> {
     const NAME: &'static str = "grouped_gemm_wgrad";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, segments, dw)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, x, segments, dw);
     }
 
     fn check(&self) -> Result<()> {

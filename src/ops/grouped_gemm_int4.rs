@@ -20,8 +20,9 @@ use crate::cuda::{Cuda, GroupedGemmInt4ColumnsParams, GroupedGemmInt4RowsParams,
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Segments;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] [w_g ; f_g ; f'_g]^T` for every row `p` of group `g`: the last rows of the weights are packed. With factors A
@@ -89,8 +90,8 @@ fn bytes<T: Elem>(x: [usize; 2], y: [usize; 2], w: [usize; 3]) -> u64 {
 impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
     const NAME: &'static str = "grouped_gemm_int4_rows";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, factors, segments, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, factors, segments, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -168,8 +169,8 @@ impl<T: Elem> Op for GroupedGemmInt4Rows<'_, T> {
 impl<T: Elem> Op for GroupedGemmInt4Columns<'_, T> {
     const NAME: &'static str = "grouped_gemm_int4_columns";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, factor, segments, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, factor, segments, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -206,7 +207,7 @@ impl<T: Elem> Op for GroupedGemmInt4Columns<'_, T> {
                 tiles.extend(cut.map(|(y, c)| (group, rows.clone(), c[0]..c[1], y)));
             }
         }
-        tiles.into_par_iter().with_max_len(1).for_each(|(group, range, columns, mut y)| {
+        tiles.into_par_iter().with_max_len(1).for_each_part(|(group, range, columns, mut y)| {
             let [m, n] = y.shape();
             scratch::with([m * n, ranks * n], |[sum, f]| {
                 let steps = columns.start / PANEL..columns.end.div_ceil(PANEL);

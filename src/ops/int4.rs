@@ -16,7 +16,8 @@ use crate::error::{Result, ensure};
 use crate::int4::{
     Int4Block, Int4Format, Int4Layout, Int4View, Int4ViewMut, PANEL, PANEL_WORDS, Stacked, StackedMut,
 };
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::View;
 
 #[cfg(feature = "cuda")]
@@ -79,7 +80,7 @@ impl Int4Layout {
     /// For each group the code of its matrix, if one is all it has.
     fn shared<T: Elem>(&self, x: &Stacked<'_, T>) -> Vec<Option<Code>> {
         let code = |group: usize| {
-            let ranges = (0..self.strips()).into_par_iter().map(|strip| {
+            let ranges = (0..self.strips()).into_par_iter().map_parts(|strip| {
                 x.rows(group, self.strip(strip), |rows| {
                     let mut range = Range::default();
                     vectorize!(|| (0..rows.dim(0)).for_each(|row| range.add(rows.row(row))));
@@ -135,8 +136,8 @@ fn quantizing_blocks(layout: &Int4Layout, per_block: usize) -> usize {
 impl<T: Elem> Op for QuantizeInt4<'_, T> {
     const NAME: &'static str = "quantize_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w);
     }
 
     fn check(&self) -> Result<()> {
@@ -163,7 +164,7 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
         let (mut words, mut scales, mut zeros) = self.w.into_parts();
         let mut codes = vec![Vec::new(); layout.shape()[0] * strips];
         let panels = words.as_slice_mut().par_chunks_mut(steps * PANEL_WORDS);
-        panels.zip(&mut codes).enumerate().for_each(|(i, (panels, codes))| {
+        panels.zip(&mut codes).enumerate().for_each_part(|(i, (panels, codes))| {
             self.x.rows(i / strips, layout.strip(i % strips), |rows| {
                 *codes = layout.codes(rows, shared[i / strips]);
                 let code = |step: usize, row: usize| codes[(step >> layout.shift()) * PANEL + row];
@@ -191,8 +192,8 @@ impl<T: Elem> Op for QuantizeInt4<'_, T> {
 impl<T: Elem> Op for DequantizeInt4<'_, T> {
     const NAME: &'static str = "dequantize_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: w, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: w, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -214,7 +215,7 @@ impl<T: Elem> Op for DequantizeInt4<'_, T> {
 
     fn cpu(self) -> Result<()> {
         let steps = 0..self.w.layout().steps();
-        self.y.pieces().into_par_iter().for_each(|piece| {
+        self.y.pieces().into_par_iter().for_each_part(|piece| {
             let (group, first) = (piece.group, piece.rows.start);
             piece.fill(|i, to| {
                 let row = first + i..first + i + 1;
@@ -238,8 +239,8 @@ impl<T: Elem> Op for DequantizeInt4<'_, T> {
 impl<T: Elem> Op for FakeQuantInt4<'_, T> {
     const NAME: &'static str = "fake_quant_int4";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -263,7 +264,7 @@ impl<T: Elem> Op for FakeQuantInt4<'_, T> {
     fn cpu(self) -> Result<()> {
         let layout = Int4Layout::new(self.x.shape(), self.format)?;
         let shared = layout.shared(&self.x);
-        self.y.pieces().into_par_iter().for_each(|piece| {
+        self.y.pieces().into_par_iter().for_each_part(|piece| {
             self.x.rows(piece.group, piece.rows.clone(), |x| {
                 let codes = layout.codes(x, shared[piece.group]);
                 piece.fill(|row, to| {

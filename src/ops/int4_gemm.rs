@@ -22,8 +22,9 @@ use crate::cuda::{Cuda, Int4GemmParams, Int4GemmReduceParams, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::int4::{Int4View, PANEL};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
 use crate::plan::Segments;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// `y[p] = x[p] w_g^T` for every row `p` of group `g`, the weights in INT4: the matrix product of one group, or that of
@@ -119,7 +120,7 @@ fn for_bands<T: Elem>(
             bands.push((group, band[0]..band[1], c));
         }
     }
-    bands.into_par_iter().with_max_len(1).for_each(|(group, band, c)| {
+    bands.into_par_iter().with_max_len(1).for_each_part(|(group, band, c)| {
         work(group, rows[group]..rows[group + 1], band, c);
     });
     Ok(())
@@ -128,8 +129,8 @@ fn for_bands<T: Elem>(
 impl<T: Elem> Op for Int4Gemm<'_, T> {
     const NAME: &'static str = "int4_gemm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, segments, y, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, segments, y, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -208,8 +209,8 @@ impl<T: Elem> Op for Int4Gemm<'_, T> {
 impl<T: Elem> Op for Int4GemmDgrad<'_, T> {
     const NAME: &'static str = "int4_gemm_dgrad";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, w, segments, dx, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, w, segments, dx, workspace);
     }
 
     fn check(&self) -> Result<()> {

@@ -79,7 +79,7 @@ use crate::cuda::Cuda;
 #[cfg(feature = "cuda")]
 use crate::error::Error;
 use crate::error::Result;
-use crate::place::Place;
+use crate::place::{Place, Visit};
 
 /// An operation: arguments, rules, cost and one implementation per device.
 ///
@@ -87,8 +87,18 @@ use crate::place::Place;
 pub trait Op: Send {
     /// Name in errors, benches and traces.
     const NAME: &'static str;
+    /// Calls `visit` with each operand that refers to memory, and its name.
+    fn operands(&self, visit: Visit<'_>);
     /// The name of an operand that is not at `place`, if there is one.
-    fn misplaced(&self, place: Place) -> Option<&'static str>;
+    fn misplaced(&self, place: Place) -> Option<&'static str> {
+        let mut found = None;
+        self.operands(&mut |name, operand| {
+            if found.is_none() && !operand.is_at(place) {
+                found = Some(name);
+            }
+        });
+        found
+    }
     /// Tests every rule that makes the operation well defined and memory-safe.
     fn check(&self) -> Result<()>;
     /// True if there is nothing to compute or write.

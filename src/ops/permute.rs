@@ -9,8 +9,9 @@ use crate::cpu::math::{dot, vectorize};
 use crate::cuda::{CombineBackwardParams, CombineParams, Cuda, Kernel, PermuteParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::plan::Order;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task of the row-wise operations of this file.
@@ -72,8 +73,8 @@ pub struct CombineBackward<'a, T> {
 impl<T: Elem> Op for Permute<'_, T> {
     const NAME: &'static str = "permute";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -98,7 +99,7 @@ impl<T: Elem> Op for Permute<'_, T> {
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.y.dim(0), ROWS);
         let bands: Vec<_> = self.y.cut(0, &rows);
-        bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        bands.into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             for (i, &choice) in self.order.source()[rows[0]..rows[1]].iter().enumerate() {
                 band.row_mut(i).copy_from_slice(self.x.row(choice as usize / self.order.fan()));
             }
@@ -129,8 +130,8 @@ impl<T: Elem> Op for Permute<'_, T> {
 impl<T: Elem> Op for Combine<'_, T> {
     const NAME: &'static str = "combine";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, order, weight, y)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, order, weight, y);
     }
 
     fn check(&self) -> Result<()> {
@@ -159,7 +160,7 @@ impl<T: Elem> Op for Combine<'_, T> {
     fn cpu(self) -> Result<()> {
         let rows = bounds(self.y.dim(0), ROWS);
         let (bands, fan) = (self.y.cut(0, &rows), self.order.fan());
-        bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        bands.into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             let mut sum = vec![0f32; band.dim(1)];
             vectorize!(|| {
                 for t in rows[0]..rows[1] {
@@ -207,8 +208,8 @@ impl<T: Elem> Op for Combine<'_, T> {
 impl<T: Elem> Op for CombineBackward<'_, T> {
     const NAME: &'static str = "combine_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, order, weight, dx, dweight)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, x, order, weight, dx, dweight);
     }
 
     fn check(&self) -> Result<()> {
@@ -238,7 +239,7 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
         let fan = self.order.fan();
         let rows = bounds(self.dx.dim(0), ROWS);
         let bands = self.dx.cut(0, &rows);
-        bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        bands.into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             vectorize!(|| {
                 for (i, &choice) in self.order.source()[rows[0]..rows[1]].iter().enumerate() {
                     let (token, slot) = (choice as usize / fan, choice as usize % fan);
@@ -249,7 +250,7 @@ impl<T: Elem> Op for CombineBackward<'_, T> {
         });
         let rows = bounds(self.dweight.dim(0), ROWS);
         let bands = self.dweight.cut(0, &rows);
-        bands.into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        bands.into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             vectorize!(|| {
                 for t in rows[0]..rows[1] {
                     let places = &self.order.place()[t * fan..(t + 1) * fan];

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::cpu::double::{Matrix, multiply, widen};
 use crate::cpu::pieces;
 use crate::elem::Elem;
+use crate::profile::ParallelParts;
 use crate::view::View;
 
 /// Tasks that the rows of a matrix are cut into: the order of the sums with it.
@@ -103,7 +104,7 @@ impl<T: Elem> Form<'_, T> {
             );
         });
         let residuals: Vec<_> =
-            (0..experts).into_par_iter().map(|i| self.with_residuals(&factors, i)).collect();
+            (0..experts).into_par_iter().map_parts(|i| self.with_residuals(&factors, i)).collect();
         for_pairs(experts, gram, |i, j| {
             let (g, h) = (i / per, j / per);
             let row = |g: usize| &cross[g * columns..(g + 1) * columns];
@@ -190,7 +191,7 @@ impl<T: Elem> Form<'_, T> {
             }
             sum
         };
-        let parts: Vec<_> = tasks.into_par_iter().with_max_len(1).map(part).collect();
+        let parts: Vec<_> = tasks.into_par_iter().with_max_len(1).map_parts(part).collect();
         let mut parts = parts.into_iter();
         let mut sum = parts.next().unwrap_or_default();
         parts.for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));

@@ -10,7 +10,7 @@ use crate::cuda::{Cuda, Kernel, ResidualParams, images};
 use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
 use crate::view::{View, ViewMut};
 
 #[cfg(feature = "cuda")]
@@ -124,8 +124,8 @@ struct Sizes {
 impl<T: Elem> Op for ResidualGram<'_, T> {
     const NAME: &'static str = "residual_gram";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: w13, w2, b, a2, gram, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: w13, w2, b, a2, gram, workspace);
     }
 
     fn check(&self) -> Result<()> {

@@ -12,7 +12,8 @@ use crate::cuda::{
 };
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task of the forward.
@@ -80,8 +81,8 @@ impl<T> RmsNormBackward<'_, T> {
 impl<T: Elem> Op for RmsNorm<'_, T> {
     const NAME: &'static str = "rms_norm";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, gain, y, inv_rms)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, gain, y, inv_rms);
     }
 
     fn check(&self) -> Result<()> {
@@ -111,7 +112,7 @@ impl<T: Elem> Op for RmsNorm<'_, T> {
         let rows = bounds(self.x.dim(0), ROWS);
         let (x, gain, eps, hidden) = (self.x, self.gain.as_slice(), self.eps, self.x.dim(1));
         let bands = self.y.cut(0, &rows).into_par_iter().zip(self.inv_rms.cut(0, &rows));
-        bands.zip(rows.par_windows(2)).for_each(|((mut y, mut inv_rms), rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|((mut y, mut inv_rms), rows)| {
             vectorize!(|| {
                 for (i, inv) in inv_rms.as_slice_mut().iter_mut().enumerate() {
                     let x = x.row(rows[0] + i);
@@ -148,8 +149,8 @@ impl<T: Elem> Op for RmsNorm<'_, T> {
 impl<T: Elem> Op for RmsNormBackward<'_, T> {
     const NAME: &'static str = "rms_norm_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: dy, x, gain, inv_rms, dx, dgain, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: dy, x, gain, inv_rms, dx, dgain, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -187,7 +188,7 @@ impl<T: Elem> Op for RmsNormBackward<'_, T> {
         let (gain, inv_rms) = (self.gain.as_slice(), self.inv_rms.as_slice());
         let partial = &mut self.workspace.as_slice_mut()[..Self::workspace_len(x.dim(0), hidden)];
         let bands = self.dx.cut(0, &rows).into_par_iter().zip(partial.par_chunks_exact_mut(hidden));
-        bands.zip(rows.par_windows(2)).for_each(|((mut dx, dgain), rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|((mut dx, dgain), rows)| {
             dgain.fill(0.0);
             vectorize!(|| {
                 for (p, &inv) in (rows[0]..rows[1]).zip(&inv_rms[rows[0]..rows[1]]) {

@@ -9,7 +9,8 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{Cuda, Kernel, RopeParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::ViewMut;
 
 /// Rows per task.
@@ -39,8 +40,8 @@ pub struct Rope<'a, T> {
 impl<T: Elem> Op for Rope<'_, T> {
     const NAME: &'static str = "rope";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x);
     }
 
     fn check(&self) -> Result<()> {
@@ -71,7 +72,7 @@ impl<T: Elem> Op for Rope<'_, T> {
         let half = head_dim / 2;
         let turns = turns(seq, head_dim, self.theta, self.inverse);
         let rows = bounds(self.x.dim(0), ROWS);
-        self.x.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each(|(mut band, rows)| {
+        self.x.cut(0, &rows).into_par_iter().zip(rows.par_windows(2)).for_each_part(|(mut band, rows)| {
             vectorize!(|| {
                 for p in rows[0]..rows[1] {
                     let (cos, sin) = turns[p % seq * head_dim..][..head_dim].split_at(half);

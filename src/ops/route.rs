@@ -12,7 +12,8 @@ use crate::cpu::{bounds, scratch};
 use crate::cuda::{Cuda, Kernel, ONLY, RouteParams, RouteRule, RouteSumsParams, countable, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -117,8 +118,8 @@ pub(super) fn check_shapes(
 impl<T: Elem> Op for Route<'_, T> {
     const NAME: &'static str = "route";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, bias, routing, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, bias, routing, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -157,7 +158,7 @@ impl<T: Elem> Op for Route<'_, T> {
         let bands = experts.zip(weights).zip(clusters).zip(p_clusters).zip(p_experts).zip(lse);
         let bias = bias.as_ref().map(|b| b.as_slice());
         let part = |range: std::ops::Range<usize>| bias.map(|b| &b[range]);
-        bands.zip(rows.par_windows(2)).for_each(|(band, rows)| {
+        bands.zip(rows.par_windows(2)).for_each_part(|(band, rows)| {
             let (((((mut expert, mut weight), mut cluster), mut p_cluster), mut p_expert), mut lse) = band;
             let count = rows[1] - rows[0];
             scratch::with([count * logits], |[logit]| {

@@ -22,7 +22,8 @@ use crate::cuda::{
 use crate::elem::DType;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Place, Visit, operands};
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Tokens per task.
@@ -106,8 +107,8 @@ impl<T> RouteBackward<'_, T> {
 impl<T: Elem> Op for RouteBackward<'_, T> {
     const NAME: &'static str = "route_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: x, w, routing, dweight, dlogits, dx, dw, workspace)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: x, w, routing, dweight, dlogits, dx, dw, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -151,7 +152,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
         let terms = LossTerms::new(&self.routing.sums, self.routing.topk(), self.loss)?;
         let (routing, mode, dweight, temperature) = (self.routing, self.mode, self.dweight, self.temperature);
         let bands = self.dlogits.reborrow().cut(0, &rows).into_par_iter().zip(rows.par_windows(2));
-        bands.for_each(|(mut band, rows)| {
+        bands.for_each_part(|(mut band, rows)| {
             for t in rows[0]..rows[1] {
                 let out = band.row_mut(t - rows[0]);
                 out.fill(0.0);

@@ -3,7 +3,7 @@
 use super::routing::{RouteMode, Routing, Score};
 use crate::device::Device;
 use crate::error::Result;
-use crate::place::{Place, Placed};
+use crate::place::{Operand, Place};
 use crate::tensor::Tensor;
 
 /// Sums over the tokens of a batch, where the device works; [`Routing::stats`] reads them.
@@ -96,12 +96,16 @@ impl RouteSums {
     }
 }
 
-impl Placed for RouteSums {
+impl Operand for RouteSums {
     fn is_at(&self, place: Place) -> bool {
         let RouteSums { cluster_tokens, expert_slots, cluster_prob, expert_prob, lse_squared, skipped } =
             self;
         [cluster_tokens, expert_slots, skipped].iter().all(|t| t.is_at(place))
             && [cluster_prob, expert_prob, lse_squared].iter().all(|t| t.is_at(place))
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        vec![self.cluster_prob.len(), self.expert_prob.len()]
     }
 }
 

@@ -3,7 +3,7 @@
 use super::route_stats::{RouteStats, RouteSums};
 use crate::device::Device;
 use crate::error::Result;
-use crate::place::{Place, Placed};
+use crate::place::{Operand, Place};
 use crate::tensor::Tensor;
 
 /// How a token's experts are chosen.
@@ -153,7 +153,7 @@ impl Routing {
     }
 }
 
-impl Placed for Routing {
+impl Operand for Routing {
     fn is_at(&self, place: Place) -> bool {
         let Routing { cluster, expert, weight, prob_cluster, prob_expert, lse, sums } = self;
         let floats = [weight, prob_cluster, prob_expert, lse];
@@ -161,5 +161,9 @@ impl Placed for Routing {
             && expert.is_at(place)
             && floats.iter().all(|t| t.is_at(place))
             && sums.is_at(place)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.expert.sizes()
     }
 }

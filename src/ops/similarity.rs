@@ -4,7 +4,7 @@ use super::Op;
 #[cfg(feature = "cuda")]
 use crate::cuda::{Cuda, Kernel, SimilarityParams, images};
 use crate::error::{Result, ensure};
-use crate::place::{Place, misplaced};
+use crate::place::{Visit, operands};
 use crate::view::{View, ViewMut};
 
 #[cfg(feature = "cuda")]
@@ -31,8 +31,8 @@ pub struct Similarity<'a> {
 impl Op for Similarity<'_> {
     const NAME: &'static str = "similarity";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: param, act, s)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: param, act, s);
     }
 
     fn check(&self) -> Result<()> {

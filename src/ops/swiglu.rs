@@ -9,8 +9,9 @@ use crate::cpu::{bounds, rows};
 use crate::cuda::{Cuda, Kernel, SwiGluBackwardParams, SwiGluParams, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Place, Placed, misplaced};
+use crate::place::{Operand, Place, Visit, operands};
 use crate::plan::Order;
+use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
 /// Rows per task.
@@ -25,9 +26,13 @@ pub struct SlotWeights<'a> {
     pub order: &'a Order,
 }
 
-impl Placed for SlotWeights<'_> {
+impl Operand for SlotWeights<'_> {
     fn is_at(&self, place: Place) -> bool {
         self.weight.is_at(place) && self.order.is_at(place)
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.weight.sizes()
     }
 }
 
@@ -73,8 +78,8 @@ pub struct SwiGluBackward<'a, T> {
 impl<T: Elem> Op for SwiGlu<'_, T> {
     const NAME: &'static str = "swiglu";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: z, weights, h)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: z, weights, h);
     }
 
     fn check(&self) -> Result<()> {
@@ -99,15 +104,17 @@ impl<T: Elem> Op for SwiGlu<'_, T> {
     fn cpu(self) -> Result<()> {
         let bands = bounds(self.h.dim(0), ROWS);
         let inner = self.h.dim(1);
-        self.h.cut(0, &bands).into_par_iter().zip(bands.par_windows(2)).for_each(|(mut band, bounds)| {
-            vectorize!(|| {
-                for p in bounds[0]..bounds[1] {
-                    let (gate, up) = self.z.row(p).split_at(inner);
-                    let w = self.weights.map_or(1.0, |w| w.at(p));
-                    rows::swiglu(w, gate, up, band.row_mut(p - bounds[0]));
-                }
-            });
-        });
+        self.h.cut(0, &bands).into_par_iter().zip(bands.par_windows(2)).for_each_part(
+            |(mut band, bounds)| {
+                vectorize!(|| {
+                    for p in bounds[0]..bounds[1] {
+                        let (gate, up) = self.z.row(p).split_at(inner);
+                        let w = self.weights.map_or(1.0, |w| w.at(p));
+                        rows::swiglu(w, gate, up, band.row_mut(p - bounds[0]));
+                    }
+                });
+            },
+        );
         Ok(())
     }
 
@@ -150,8 +157,8 @@ fn weights_of(weights: Option<SlotWeights<'_>>, device: &Cuda) -> Result<(u64, u
 impl<T: Elem> Op for SwiGluBackward<'_, T> {
     const NAME: &'static str = "swiglu_backward";
 
-    fn misplaced(&self, place: Place) -> Option<&'static str> {
-        misplaced!(self at place: z, dh, weights, dweight)
+    fn operands(&self, visit: Visit<'_>) {
+        operands!(self to visit: z, dh, weights, dweight);
     }
 
     fn check(&self) -> Result<()> {
@@ -182,7 +189,7 @@ impl<T: Elem> Op for SwiGluBackward<'_, T> {
         let mut by_row = vec![0f32; self.dh.dim(0)];
         let bands = self.z.cut(0, &cuts).into_par_iter().zip(self.dh.cut(0, &cuts));
         let dots: Vec<&mut [f32]> = cuts.windows(2).scan(&mut by_row[..], split_front).collect();
-        bands.zip(dots).zip(cuts.par_windows(2)).for_each(|(((mut z, mut dh), dots), bounds)| {
+        bands.zip(dots).zip(cuts.par_windows(2)).for_each_part(|(((mut z, mut dh), dots), bounds)| {
             vectorize!(|| {
                 for (i, dot) in dots.iter_mut().enumerate() {
                     let w = self.weights.map_or(1.0, |w| w.at(bounds[0] + i));

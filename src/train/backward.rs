@@ -56,11 +56,14 @@ impl<T: Elem> Model<T> {
             unlocked(offload).begin_step();
         }
         let mut router_loss = 0.0;
+        let span = self.device.span("forward");
         self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats, _| {
             router_loss += stats.loss(pass.router.loss);
             visit(l, &stats);
             Ok(())
         })?;
+        drop(span);
+        let _span = self.device.span("backward");
         let cross_entropy = self.head_backward(&targets, &pass)?;
         for l in (0..self.config.layers).rev() {
             self.block_backward(l, rows, seq, &pass)?;

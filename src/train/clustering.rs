@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::config::{BaseWeights, ModelConfig, Parts, TrainConfig};
 use super::model::Model;
@@ -19,6 +20,7 @@ use crate::moe::clustering::{
 };
 use crate::moe::{FfnKind, Shape};
 use crate::ops::ResidualGram;
+use crate::profile::Span;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
 
@@ -65,6 +67,18 @@ pub struct Event {
     /// be the size of a weight.
     #[serde(skip)]
     pub similarities: Vec<f32>,
+}
+
+impl Event {
+    /// Says in a trace what came of it.
+    pub(super) fn note(&self, span: &mut Span) {
+        span.note("layer", self.layer);
+        span.note("result", json!(self.result));
+        span.note("similarity", self.similarity);
+        span.note("gain", self.gain);
+        span.note("error", self.error);
+        span.note("jaccard", self.jaccard);
+    }
 }
 
 /// What came of an attempt.
@@ -193,9 +207,11 @@ impl Clustering {
         }
         let layers = self.layers.len();
         let attempt = |l| {
+            let mut span = model.device.span("regroup");
             model.bring(l)?;
             let event = self.regroup_layer(l, model, config, step)?;
             model.put(l)?;
+            event.note(&mut span);
             Ok(event)
         };
         (0..layers).map(attempt).collect()

@@ -46,8 +46,11 @@ impl Clustering {
             let full: Vec<Param<T>> =
                 old.by_ref().take(from.layer_start(1) - from.layer_start(0) - FFN).collect();
             let experts = &mut self.layers[l];
+            let mut span = device.span("convert");
             let (params, order, event) =
                 experts.convert(l, &full, &mut model.bias[l], &to, (config, step), &device)?;
+            event.note(&mut span);
+            drop(span);
             model.params.extend(params);
             events.push(event);
             if share > 0.0 {

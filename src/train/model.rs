@@ -180,6 +180,7 @@ impl<T: Elem> Model<T> {
         if self.layer.kind != FfnKind::Clustered {
             return Ok(());
         }
+        let _span = self.device.span("pack residuals");
         self.room.resize(room_len(&self.layer.shape))?;
         for l in 0..self.config.layers {
             self.bring(l)?;

@@ -205,6 +205,7 @@ impl<T: Elem> Trainer<T> {
     pub fn step(&mut self, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
         let start = Instant::now();
         let (step, config) = (self.step + 1, &self.config);
+        let _span = self.device.span("step").with("step", step);
         let balance = if config.balance.has_loss() { config.balance_coefficient } else { 0.0 };
         let loss = RouteLoss { balance, z: config.z_loss };
         let router = Router { temperature: config.temperature_at(step), loss };
@@ -213,7 +214,9 @@ impl<T: Elem> Trainer<T> {
         self.clustering.start_step();
         let (mut cross_entropy, mut balance) = (0.0, 0.0);
         for micro in 0..config.accumulate {
+            let span = self.device.span("batch");
             fill(micro, &mut self.ids)?;
+            drop(span);
             let sequences = config.batch;
             let pass = Pass { ids: &self.ids, sequences, scale, router, accumulate: micro > 0 };
             let losses = self.model.gradients(pass, |layer, stats| load.add(layer, stats))?;
@@ -221,6 +224,7 @@ impl<T: Elem> Trainer<T> {
             balance += scale * losses.router;
             if config.cluster_every > 0 {
                 let rows = self.ids.len() - sequences;
+                let _span = self.device.span("clustering");
                 self.clustering.see(&self.model, rows, load.slots())?;
             }
         }
@@ -228,6 +232,7 @@ impl<T: Elem> Trainer<T> {
         if !cross_entropy.is_finite() {
             return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
         }
+        let span = self.device.span("optimiser");
         let grads =
             self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
         let (norm, workspace) = (self.norm.view_mut(), self.squares.view_mut());
@@ -237,6 +242,8 @@ impl<T: Elem> Trainer<T> {
             return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
         }
         let packed = self.update(step)?;
+        drop(span);
+        let span = self.device.span("clustering");
         self.adjust_balance(load.slots())?;
         let mut clustering = Vec::new();
         if self.config.form(self.form, step) != self.model.config().ffn {
@@ -247,6 +254,7 @@ impl<T: Elem> Trainer<T> {
         } else if self.config.clusters_at(step) {
             clustering = self.clustering.regroup(&mut self.model, &self.config, step)?;
         }
+        drop(span);
         self.fade(step)?;
         self.step = step;
         if !packed {

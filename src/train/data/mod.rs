@@ -28,5 +28,5 @@ pub use reader::{Piece, Pieces};
 pub use source::TextSource;
 pub use tokenizer::{END_OF_TEXT, MIN_VOCAB, Tokenizer};
 pub use tokens::TokenFile;
-pub(crate) use tokens::write_atomically;
+pub(crate) use tokens::{check_writable, write_atomically};
 pub use unigram::{Perplexity, Unigram};

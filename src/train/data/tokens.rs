@@ -283,11 +283,7 @@ impl<W: Write> IdWriter<W> {
 /// # Errors
 /// [`Error::Io`] naming `path`, and whatever `write` reports.
 pub(crate) fn write_atomically<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    // Two threads or processes may write the same file; each renames its own.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    name.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary_beside(path);
     let mut file = File::create(&temporary).map_err(Error::io("write", path))?;
     let written = write(&mut file).and_then(|value| {
         file.sync_all().map_err(Error::io("write", path))?;
@@ -299,4 +295,24 @@ pub(crate) fn write_atomically<T>(path: &Path, write: impl FnOnce(&mut File) -> 
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Finds out before a long run that a file cannot be written at its end: makes and removes the temporary file.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub(crate) fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::io("write", path)(io::ErrorKind::IsADirectory.into()));
+    }
+    let temporary = temporary_beside(path);
+    File::create(&temporary).and_then(|_| fs::remove_file(&temporary)).map_err(Error::io("write", path))
+}
+
+fn temporary_beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    // Two threads or processes may write the same file; each renames its own.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    name.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
 }

@@ -86,7 +86,7 @@ impl Offload {
         check_budget(budget, model, train)?;
         let parts = parts(model, train);
         let (scratch, file) = Scratch::create(run, parts.total_bytes())?;
-        let store = Store::new(parts, budget, file, scratch.path.clone())?;
+        let store = Store::new(parts, budget, file, scratch.path.clone(), device)?;
         Self::with(store, Some(scratch), model, train, device, done)
     }
 

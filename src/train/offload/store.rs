@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::forecast::Forecast;
 use super::part::{Part, Parts};
 use super::worker::{Done, Medium, Meter, Worker};
+use crate::device::Device;
 use crate::error::{Error, Result};
 
 /// What offload did in a step, or in several.
@@ -76,6 +77,7 @@ pub(super) struct Store {
     counts: OffloadCounts,
     meter: Arc<Meter>,
     worker: Worker,
+    device: Device,
 }
 
 /// Tag of the read of a stretch.
@@ -86,8 +88,14 @@ fn bytes_of(words: usize) -> u64 {
 }
 
 impl Store {
-    /// All parts in the file tier, as they are there. Errors about it name `path`.
-    pub fn new(parts: Parts, budget: u64, medium: impl Medium + 'static, path: PathBuf) -> Result<Self> {
+    /// All parts in the file tier, as they are there. Errors about it name `path`; traces of `device` show transfers.
+    pub fn new(
+        parts: Parts,
+        budget: u64,
+        medium: impl Medium + 'static,
+        path: PathBuf,
+        device: &Device,
+    ) -> Result<Self> {
         let meter = Arc::new(Meter::default());
         Ok(Store {
             forecast: Forecast::new(&parts),
@@ -99,8 +107,9 @@ impl Store {
             leaving: 0,
             stretch: None,
             counts: OffloadCounts::default(),
-            worker: Worker::start(medium, path, meter.clone())?,
+            worker: Worker::start(medium, path, meter.clone(), device.clone())?,
             meter,
+            device: device.clone(),
         })
     }
 
@@ -271,6 +280,7 @@ impl Store {
         if !waiting(self) {
             return Ok(());
         }
+        let _span = self.device.span("stall");
         let start = Instant::now();
         self.receive_while(waiting)?;
         self.counts.stalls += 1;

@@ -66,7 +66,7 @@ fn schedule() -> TrainConfig {
 fn store(budget: u64, disk: impl FnOnce(&Parts) -> Disk) -> Store {
     let parts = parts(&model(), &schedule());
     let disk = disk(&parts);
-    Store::new(parts, budget, disk, PathBuf::from("scratch/parts")).unwrap()
+    Store::new(parts, budget, disk, PathBuf::from("scratch/parts"), &Device::cpu()).unwrap()
 }
 
 #[test]

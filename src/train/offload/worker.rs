@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 
 /// Name of the folder of scratch files in a run folder.
@@ -130,15 +131,26 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts it; `path` is what errors name.
-    pub fn start(mut medium: impl Medium + 'static, path: PathBuf, meter: Arc<Meter>) -> Result<Self> {
+    /// Starts it; `path` is what errors name, and traces of `device` show what it does.
+    pub fn start(
+        mut medium: impl Medium + 'static,
+        path: PathBuf,
+        meter: Arc<Meter>,
+        device: Device,
+    ) -> Result<Self> {
         let (requests, todo) = channel();
         let (done, replies) = channel();
         let work = move || {
             for request in todo {
                 let reply = match request {
-                    Request::Read { tag, at, words } => ("read", read(&mut medium, &meter, tag, at, words)),
-                    Request::Write { at, words } => ("write", write(&mut medium, &meter, at, words)),
+                    Request::Read { tag, at, words } => {
+                        let _span = device.span("read").with("bytes", words * size_of::<u32>());
+                        ("read", read(&mut medium, &meter, tag, at, words))
+                    }
+                    Request::Write { at, words } => {
+                        let _span = device.span("write").with("bytes", words.len() * size_of::<u32>());
+                        ("write", write(&mut medium, &meter, at, words))
+                    }
                 };
                 if done.send(reply).is_err() {
                     break;
