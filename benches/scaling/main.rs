@@ -115,8 +115,9 @@ impl Sweep {
     }
 
     fn print(&self) {
-        println!("\n{}, {} growing: seconds ~ {0}^{:.2}", self.kind, self.size.name(), self.exponent());
-        println!("  {:>8} {:>14} {:>18}", self.size.name(), "us per token", "optimiser, ms");
+        let (kind, size) = (self.kind, self.size.name());
+        println!("\n{kind}, {size} growing: seconds ~ {size}^{:.2}", self.exponent());
+        println!("  {size:>8} {:>14} {:>18}", "us per token", "optimiser, ms");
         for Point { value, tokens, pass, optimiser } in &self.points {
             println!("  {value:>8} {:>14.2} {:>18.2}", 1e6 * pass / *tokens as f64, 1e3 * optimiser);
         }

@@ -28,8 +28,10 @@ fn draw(
     size: Size,
     sweeps: &[&Sweep],
 ) -> Result<(), Box<dyn std::error::Error>> {
+    // Powers of two on a linear axis: plotters labels powers of ten alone on a logarithmic one.
     let cost = |sweep: &Sweep| -> Vec<(f64, f64)> {
-        sweep.points.iter().map(|p| (p.value as f64, 1e6 * p.pass / p.tokens as f64)).collect()
+        let point = |value: usize, cost: f64| ((value as f64).log2(), cost.log2());
+        sweep.points.iter().map(|p| point(p.value, 1e6 * p.pass / p.tokens as f64)).collect()
     };
     let all: Vec<(f64, f64)> = sweeps.iter().flat_map(|sweep| cost(sweep)).collect();
     let ends = |of: fn(&(f64, f64)) -> f64| {
@@ -41,13 +43,14 @@ fn draw(
         .margin(8)
         .x_label_area_size(28)
         .y_label_area_size(44)
-        .build_cartesian_2d((0.9 * left..1.1 * right).log_scale(), (0.6 * low..1.5 * high).log_scale())?;
-    let number = |v: &f64| if *v < 10.0 { format!("{v:.1}") } else { format!("{v:.0}") };
+        .build_cartesian_2d(left - 0.1..right + 0.1, low.floor()..high.ceil() + 1.0)?;
+    let number = |power: &f64| format!("{:.0}", power.exp2());
+    let whole = |low: f64, high: f64| (high.floor() - low.ceil()) as usize + 1;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
-        .x_labels(6)
-        .y_labels(5)
+        .x_labels(whole(left, right))
+        .y_labels(whole(low.floor(), high.ceil() + 1.0))
         .x_label_formatter(&number)
         .y_label_formatter(&number)
         .draw()?;
@@ -56,12 +59,13 @@ fn draw(
         let style = colour.stroke_width(2);
         chart
             .draw_series(LineSeries::new(cost(sweep), style))?
-            .label(format!("{}: ^{:.2}", sweep.kind, sweep.exponent()))
+            .label(format!("{}: pass ~ {}^{:.2}", sweep.kind, size.name(), sweep.exponent()))
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 14, y)], style));
     }
+    let falls = sweeps.iter().any(|sweep| sweep.exponent() < 0.0) || size == Size::Tokens;
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(if falls { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::UpperLeft })
         .background_style(WHITE.mix(0.85))
         .label_font((FONT, 12))
         .draw()?;
