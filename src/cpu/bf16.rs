@@ -136,9 +136,10 @@ fn pack<'s, const LANES: usize>(
     }
 }
 
-/// Adds the products of two panels to a block.
+/// Adds the products of two panels to a block. By itself, since inside its caller the sums would leave the registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
+#[inline(never)]
 fn add_products(a: &[u32], b: &[u32], block: &mut Block) {
     use std::arch::x86_64::{
         __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
