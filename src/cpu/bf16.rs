@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::rows;
 use crate::elem::Elem;
 use crate::view::ViewMut;
 
@@ -88,9 +89,7 @@ fn store<C: Elem>(c: &mut ViewMut<'_, C, 2>, accumulate: bool, [row, col]: [usiz
     let [m, n] = c.shape();
     for (i, sums) in (row..m).zip(block) {
         let out = &mut c.row_mut(i)[col..n.min(col + COLS)];
-        for (out, &sum) in out.iter_mut().zip(sums) {
-            *out = C::from_f32(if accumulate { out.to_f32() + sum } else { sum });
-        }
+        out.iter_mut().zip(sums).for_each(|(c, &sum)| rows::store(c, sum, accumulate));
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::gemm::Mat;
 use super::math::{LANES, vectorize};
-use super::rows::widen;
+use super::rows::{store, widen};
 use super::scratch;
 use crate::elem::Elem;
 use crate::view::ViewMut;
@@ -49,11 +49,6 @@ pub(super) fn multiply<C: Elem, A: Elem, B: Elem>(
             }
         });
     });
-}
-
-#[inline(always)]
-fn store<C: Elem>(c: &mut C, sum: f32, accumulate: bool) {
-    *c = C::from_f32(if accumulate { c.to_f32() + sum } else { sum });
 }
 
 /// Dot products of `a` with rows of its length.

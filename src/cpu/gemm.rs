@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{bf16, bounds, few};
+use super::{bf16, bounds, few, rows};
 use crate::elem::{DType, Elem};
 use crate::plan::Segments;
 use crate::profile::ParallelParts;
@@ -196,9 +196,7 @@ pub(crate) fn multiply<'a, C: Elem, A: Elem, B: Elem>(
         if !whole {
             for i in 0..m {
                 let wide = &wide_c[i * n..(i + 1) * n];
-                for (out, &v) in c.row_mut(i).iter_mut().zip(wide) {
-                    *out = C::from_f32(if accumulate { out.to_f32() + v } else { v });
-                }
+                c.row_mut(i).iter_mut().zip(wide).for_each(|(c, &sum)| rows::store(c, sum, accumulate));
             }
         }
     });

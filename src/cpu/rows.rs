@@ -18,6 +18,12 @@ pub(crate) fn narrow<T: Elem>(from: &[f32], to: &mut [T]) {
     to.iter_mut().zip(from).for_each(|(t, &f)| *t = T::from_f32(f));
 }
 
+/// `c = sum` or `c += sum`, rounded once.
+#[inline(always)]
+pub(crate) fn store<C: Elem>(c: &mut C, sum: f32, accumulate: bool) {
+    *c = C::from_f32(if accumulate { c.to_f32() + sum } else { sum });
+}
+
 /// `sum += row`.
 #[inline(always)]
 pub(crate) fn add(row: &[f32], sum: &mut [f32]) {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::fitting::{residual_factors, seed_of};
 use super::grouping::Grouping;
 use super::parts::{PARTS, Part, Places, Tensors};
-use super::svd::{Factors, truncated_svd};
+use super::svd::Factors;
 use crate::error::{Result, ensure};
 use crate::moe::Shape;
 use crate::view::View;
@@ -144,10 +145,8 @@ impl Convert<'_> {
 
     /// The factors of what the base leaves of a matrix of expert `e`.
     fn fit(&self, part: Part, e: usize, matrix: &[f32], base: &[f32]) -> Result<Fit> {
-        let residual: Vec<f32> = matrix.iter().zip(base).map(|(m, b)| m - b).collect();
-        let residual = View::new(&residual, Places(self.shape).size(part))?;
-        let seed = self.seed ^ (e * PARTS.len() + part as usize) as u64;
-        let factors = truncated_svd(residual, self.shape.rank, seed)?;
+        let (size, seed) = (Places(self.shape).size(part), seed_of(self.seed, part, e));
+        let factors = residual_factors(matrix, base, size, self.shape.rank, seed)?;
         Ok(Fit { factors, whole: matrix.iter().map(|&m| f64::from(m) * f64::from(m)).sum() })
     }
 

@@ -21,6 +21,31 @@ pub(super) enum Candidate<'a> {
     Mean(&'a [f64]),
 }
 
+/// A base and what it leaves.
+#[derive(Debug, PartialEq)]
+pub(super) struct Fit {
+    pub(super) base: Vec<f32>,
+    /// Of each member; `None` for one that keeps its base, and loses nothing with the factors it has.
+    pub(super) factors: Vec<Option<Factors>>,
+}
+
+/// The factors of what `base` leaves of `matrix`, both of this size.
+pub(super) fn residual_factors(
+    matrix: &[f32],
+    base: &[f32],
+    size: [usize; 2],
+    rank: usize,
+    seed: u64,
+) -> Result<Factors> {
+    let residual: Vec<f32> = matrix.iter().zip(base).map(|(m, b)| m - b).collect();
+    truncated_svd(View::new(&residual, size)?, rank, seed)
+}
+
+/// Seed of the random subspace for a matrix of an expert.
+pub(super) fn seed_of(seed: u64, part: Part, expert: usize) -> u64 {
+    seed ^ (expert * PARTS.len() + part as usize) as u64
+}
+
 /// One matrix of every member, or a sample of it.
 pub(super) struct Members<'a> {
     /// `[out, in]`.
@@ -63,27 +88,36 @@ impl<'a> Members<'a> {
         self.matrices.par_iter().map(|matrix| dot(matrix, matrix)).collect()
     }
 
-    /// The candidate that leaves the least when every member's residual is cut to the rank.
+    /// The base that leaves the least when every member's residual is cut to the rank, and the factors; `None` without a
+    /// candidate.
     ///
     /// Large matrices are compared on a sample, every n-th row and column. All candidates see the same one, so that it ranks
     /// them, at 1 / n^2 of the cost.
-    pub(super) fn best<'c>(&self, candidates: &[Candidate<'c>]) -> Result<Option<Candidate<'c>>> {
+    pub(super) fn best(&self, candidates: &[Candidate<'_>]) -> Result<Option<Fit>> {
         let [out, inner] = self.size;
-        let sample = self.every((out.min(inner) / (SAMPLE * self.rank)).max(1));
-        let mut best: Option<(f64, Candidate<'c>)> = None;
-        for &candidate in candidates {
-            let (_, factors) = sample.fit(candidate)?;
-            let error = factors.iter().flatten().map(|f| f.lost).sum();
-            if best.is_none_or(|(least, _)| error < least) {
-                best = Some((error, candidate));
-            }
+        let n = out.min(inner) / (SAMPLE * self.rank);
+        if n <= 1 {
+            return Ok(self.least(candidates)?.map(|(_, fit)| fit));
         }
-        Ok(best.map(|(_, candidate)| candidate))
+        let chosen = self.every(n).least(candidates)?;
+        chosen.map(|(candidate, _)| self.fit(candidate)).transpose()
     }
 
-    /// The base that a candidate is and the factors of what it leaves of each member: `None` for one that keeps its base, and
-    /// loses nothing with the factors it has.
-    pub(super) fn fit(&self, candidate: Candidate<'_>) -> Result<(Vec<f32>, Vec<Option<Factors>>)> {
+    /// The candidate that leaves the least of these matrices.
+    fn least<'c>(&self, candidates: &[Candidate<'c>]) -> Result<Option<(Candidate<'c>, Fit)>> {
+        let mut best: Option<(f64, Candidate<'c>, Fit)> = None;
+        for &candidate in candidates {
+            let fit = self.fit(candidate)?;
+            let error = fit.factors.iter().flatten().map(|f| f.lost).sum();
+            if best.as_ref().is_none_or(|(least, ..)| error < *least) {
+                best = Some((error, candidate, fit));
+            }
+        }
+        Ok(best.map(|(_, candidate, fit)| (candidate, fit)))
+    }
+
+    /// What a candidate leaves of the members.
+    fn fit(&self, candidate: Candidate<'_>) -> Result<Fit> {
         let base = match candidate {
             Candidate::Old => self.old.clone(),
             Candidate::Mean(weights) => self.mean(self.experts.iter().map(|&e| weights[e]).collect()),
@@ -92,13 +126,11 @@ impl<'a> Members<'a> {
             if stays && candidate == Candidate::Old {
                 return Ok(None);
             }
-            let residual: Vec<f32> = matrix.iter().zip(&base).map(|(m, b)| m - b).collect();
-            let seed = self.seed ^ (e * PARTS.len() + self.part as usize) as u64;
-            truncated_svd(View::new(&residual, self.size)?, self.rank, seed).map(Some)
+            residual_factors(matrix, &base, self.size, self.rank, seed_of(self.seed, self.part, e)).map(Some)
         };
         let factors = self.matrices.par_iter().zip(self.experts).zip(&self.stays).map(fit);
         let factors = factors.collect::<Result<_>>()?;
-        Ok((base, factors))
+        Ok(Fit { base, factors })
     }
 
     /// Every `n`-th row and column of the matrices.
@@ -166,10 +198,13 @@ mod tests {
             let candidates: Vec<_> =
                 [Candidate::Old].into_iter().chain(means.iter().map(|m| Candidate::Mean(m))).collect();
             let error = |c: Candidate<'_>| -> f64 {
-                members.fit(c).unwrap().1.iter().flatten().map(|f| f.lost).sum()
+                members.fit(c).unwrap().factors.iter().flatten().map(|f| f.lost).sum()
             };
             let best = candidates.iter().copied().min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap();
-            assert_eq!(members.best(&candidates).unwrap(), Some(best), "old base x {old}");
+            let sampled = members.every(4).least(&candidates).unwrap().map(|(candidate, _)| candidate);
+            assert_eq!(sampled, Some(best), "old base x {old}");
+            let want = members.fit(best).unwrap();
+            assert_eq!(members.best(&candidates).unwrap(), Some(want), "old base x {old}");
         }
         assert_eq!(members(&experts, 1.0).best(&[]).unwrap(), None);
     }

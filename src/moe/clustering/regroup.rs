@@ -1,9 +1,8 @@
 //! A layer of clustered experts, carried over to another grouping.
 
-use super::fitting::{Candidate, Members};
+use super::fitting::{Candidate, Fit, Members};
 use super::grouping::Grouping;
 use super::parts::{PARTS, Parts, Tensors};
-use super::svd::Factors;
 use crate::error::{Result, ensure};
 use crate::moe::Shape;
 use crate::view::View;
@@ -89,12 +88,6 @@ pub fn carried(shape: Shape, order: &[usize], moments: &Tensors) -> Result<Tenso
     Ok(Parts::new(shape, moments)?.moved(order))
 }
 
-/// The base and the factors of one matrix of a cluster's members.
-struct Fit {
-    base: Vec<f32>,
-    factors: Vec<Factors>,
-}
-
 impl Regroup<'_> {
     /// The layer carried over, if the proposal passes both tests. What belongs to its weights, an optimiser's moments,
     /// follows with [`carried`]. Most proposals fail the first test, before `weights` is called for those of now.
@@ -127,10 +120,13 @@ impl Regroup<'_> {
             changed += 1;
             let (fits, error) = self.fit(&parts, cluster, members)?;
             worst = worst.max(error);
-            for (part, fit) in PARTS.into_iter().zip(fits) {
-                parts.places().write_base(&mut next, part, cluster, &fit.base);
-                for (place, factors) in places.clone().zip(&fit.factors) {
-                    parts.places().write_factors(&mut next, part, place, factors);
+            for (part, Fit { base, factors }) in PARTS.into_iter().zip(fits) {
+                parts.places().write_base(&mut next, part, cluster, &base);
+                // Where there are none, those that the expert brought along stay.
+                for (place, factors) in places.clone().zip(&factors) {
+                    if let Some(factors) = factors {
+                        parts.places().write_factors(&mut next, part, place, factors);
+                    }
                 }
             }
             parts.steer(&mut next, cluster, members);
@@ -169,14 +165,11 @@ impl Regroup<'_> {
         let candidates: Vec<Candidate<'_>> = [Candidate::Old].into_iter().chain(means).collect();
         for part in PARTS {
             let matrices = Members::new(parts, part, cluster, members, self.seed);
-            let Some(candidate) = matrices.best(&candidates)? else { continue };
-            let (base, factors) = matrices.fit(candidate)?;
-            let kept = members.iter().map(|&e| parts.factors(part, e));
-            let factors: Vec<Factors> =
-                factors.into_iter().zip(kept).map(|(f, kept)| f.unwrap_or(kept)).collect();
-            lost.iter_mut().zip(&factors).for_each(|(l, f)| *l += f.lost);
+            let Some(fit) = matrices.best(&candidates)? else { continue };
+            let errors = fit.factors.iter().map(|factors| factors.as_ref().map_or(0.0, |f| f.lost));
+            lost.iter_mut().zip(errors).for_each(|(l, e)| *l += e);
             whole.iter_mut().zip(matrices.squares()).for_each(|(w, s)| *w += s);
-            fits.push(Fit { base, factors });
+            fits.push(fit);
         }
         let relative = lost.iter().zip(&whole).map(|(l, w)| if *l > 0.0 { (l / w).sqrt() } else { 0.0 });
         Ok((fits, relative.fold(0.0, f64::max)))
