@@ -190,9 +190,18 @@ __device__ void step(const AttentionStepParams& p, Shared<T>& shared) {
         shared.totals[warp_id()] = total;
     }
     if (lane_id() < lanes) {
+        constexpr uint32_t PARTS = W / 4;
+        // A wavefront's width of lanes apart the parts come in the other order: none meet in a bank.
+        const bool swapped = PARTS == 2 && lane_id() / 4 % 2 != 0;
 #pragma unroll
-        for (uint32_t i = 0; i < W; i += 4) {
-            store(&shared.sums[warp_id()][column + i], Vec<float, 4>{sums[i], sums[i + 1], sums[i + 2], sums[i + 3]});
+        for (uint32_t part = 0; part < PARTS; ++part) {
+            const uint32_t other = PARTS - 1 - part;
+            Vec<float, 4> four;
+#pragma unroll
+            for (uint32_t i = 0; i < 4; ++i) {
+                four.at[i] = swapped ? sums[4 * other + i] : sums[4 * part + i];
+            }
+            store(&shared.sums[warp_id()][column + 4 * (swapped ? other : part)], four);
         }
     }
     __syncthreads();

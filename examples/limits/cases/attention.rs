@@ -118,8 +118,6 @@ fn step(lab: &Lab, s: &Shape) -> Result<Row> {
         floor: qkv.sectors() + kv.sectors() + own + out.sectors() + sequence.sectors() + position.sectors(),
         // Each warp of each block asks where its row is.
         again: (2 * 8 - 2) * blocks,
-        // The sums of a warp: 32 bytes a lane, in two stores that meet every bank twice.
-        spare_wavefronts: 0,
         ..Need::default()
     };
     let op = AttentionStep {
