@@ -208,6 +208,72 @@ const _: () = {
     ["Offset of field: AttentionBackwardParams::scale"]
         [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
 };
+#[doc = " Parameters of `moe_attention_step_*`, for rows of a head of at most 512 bytes; launched by the tile\n `moe_attention_step_launch`, with heads rows blocks along x."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionStepParams {
+    #[doc = " [rows, 3 heads head_dim]: queries, keys and values, not rotated"]
+    pub qkv: u64,
+    #[doc = " [sequences, seq, 2 heads head_dim]: rotated keys, and values, by position"]
+    pub kv: u64,
+    #[doc = " [rows], u32"]
+    pub sequence: u64,
+    #[doc = " [rows], u32"]
+    pub position: u64,
+    #[doc = " [rows, heads head_dim]"]
+    pub out: u64,
+    pub qkv_stride: u64,
+    #[doc = " from sequence to sequence"]
+    pub kv_sequence_stride: u64,
+    #[doc = " from position to position"]
+    pub kv_stride: u64,
+    pub out_stride: u64,
+    #[doc = " theta^(-2 / head_dim), positive: the angle of pair i turns by ratio^i a position"]
+    pub ratio: f64,
+    pub sequences: u32,
+    pub seq: u32,
+    pub heads: u32,
+    #[doc = " head_dim / 2"]
+    pub half: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionStepParams"][::core::mem::size_of::<AttentionStepParams>() - 104usize];
+    ["Alignment of AttentionStepParams"][::core::mem::align_of::<AttentionStepParams>() - 8usize];
+    ["Offset of field: AttentionStepParams::qkv"][::core::mem::offset_of!(AttentionStepParams, qkv) - 0usize];
+    ["Offset of field: AttentionStepParams::kv"][::core::mem::offset_of!(AttentionStepParams, kv) - 8usize];
+    ["Offset of field: AttentionStepParams::sequence"]
+        [::core::mem::offset_of!(AttentionStepParams, sequence) - 16usize];
+    ["Offset of field: AttentionStepParams::position"]
+        [::core::mem::offset_of!(AttentionStepParams, position) - 24usize];
+    ["Offset of field: AttentionStepParams::out"]
+        [::core::mem::offset_of!(AttentionStepParams, out) - 32usize];
+    ["Offset of field: AttentionStepParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, qkv_stride) - 40usize];
+    ["Offset of field: AttentionStepParams::kv_sequence_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, kv_sequence_stride) - 48usize];
+    ["Offset of field: AttentionStepParams::kv_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, kv_stride) - 56usize];
+    ["Offset of field: AttentionStepParams::out_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, out_stride) - 64usize];
+    ["Offset of field: AttentionStepParams::ratio"]
+        [::core::mem::offset_of!(AttentionStepParams, ratio) - 72usize];
+    ["Offset of field: AttentionStepParams::sequences"]
+        [::core::mem::offset_of!(AttentionStepParams, sequences) - 80usize];
+    ["Offset of field: AttentionStepParams::seq"]
+        [::core::mem::offset_of!(AttentionStepParams, seq) - 84usize];
+    ["Offset of field: AttentionStepParams::heads"]
+        [::core::mem::offset_of!(AttentionStepParams, heads) - 88usize];
+    ["Offset of field: AttentionStepParams::half"]
+        [::core::mem::offset_of!(AttentionStepParams, half) - 92usize];
+    ["Offset of field: AttentionStepParams::scale"]
+        [::core::mem::offset_of!(AttentionStepParams, scale) - 96usize];
+    ["Offset of field: AttentionStepParams::unused"]
+        [::core::mem::offset_of!(AttentionStepParams, unused) - 100usize];
+};
 #[doc = " mu[e] = (1 - beta) mu[e] + beta mean over rows r of expert e of x[source[r] / fan], for every e that has rows.\n Parameters of `moe_centroid_ema_*`; launched by the tile `moe_centroid_ema_launch` over `experts` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -2137,6 +2203,8 @@ unsafe impl cudarc::driver::DeviceRepr for AddParams {}
 unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionStepParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CentroidEmaParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

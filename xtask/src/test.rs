@@ -37,6 +37,7 @@ const CUDA_TESTS: &[&str] = &[
     "adamw",
     "add",
     "attention",
+    "attention_step",
     "centroid_ema",
     "copy",
     "cross_entropy",
