@@ -85,7 +85,7 @@ impl<T: Elem> Model<T> {
         self.embed(ids, 1)?;
         let hidden = self.config.hidden;
         for (l, kept) in cache.layers.iter_mut().enumerate() {
-            self.block(l, rows, Context::Own(rows), temperature)?;
+            self.block(l, rows, Context::Own(rows), temperature.into())?;
             // The block's buffers may be the next one's too.
             let x = self.acts.block(l).qkv.front([rows, 3 * hidden]).narrow(1, hidden..3 * hidden);
             let kept = kept.view_mut().narrow(0, sequence..sequence + 1).narrow(1, 0..rows);
@@ -140,7 +140,7 @@ impl<T: Elem> Model<T> {
         for (l, kept) in cache.layers.iter_mut().enumerate() {
             let (sequence, position) = (cache.sequence.front([rows]), cache.position.front([rows]));
             let context = Context::Kept { kv: kept.view_mut(), sequence, position };
-            self.block(l, rows, context, temperature)?;
+            self.block(l, rows, context, temperature.into())?;
         }
         self.final_norm(rows)?;
         self.logits(0..rows)

@@ -133,8 +133,10 @@ pub fn routes_hold<T: Elem>(d: &Device, tokens: usize, [experts, clusters, topk]
     let dlogits: Tensor<f32, 2> = d.zeros([tokens, logits]).unwrap();
     let (dx, dw): (Tensor<T, 2>, Tensor<f32, 2>) =
         (d.zeros([tokens, HIDDEN]).unwrap(), d.zeros([logits, HIDDEN]).unwrap());
+    let heat = Guarded::<f32, 1>::of(&[0.9], [1]);
     let work = |d: &Device, (routing, plan, room, dlogits, dx, dw): &mut (Routing, Plan, _, _, _, _)| {
-        let (x, w, temperature, mode) = (x.view_on(d), w.view_on(d), 0.9, RouteMode::TwoStage);
+        let (x, w, temperature, mode) =
+            (x.view_on(d), w.view_on(d), Scalar::At(heat.view_on(d)), RouteMode::TwoStage);
         let workspace = Tensor::view_mut(room);
         run(d, Route { x, w, bias: None, temperature, mode, routing, workspace }).unwrap();
         let (cluster, expert) = (routing.cluster.view(), routing.expert.view());

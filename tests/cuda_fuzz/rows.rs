@@ -26,12 +26,11 @@ pub fn adamw<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         m: m.view_mut_on(device),
         v: v.view_mut_on(device),
         stored: stores.then(|| stored.view_mut_on(device)),
-        lr: 0.1,
+        rates: Rates::Step { lr: 0.1, step: 3 },
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
         weight_decay: 0.1,
-        step: 3,
         norm: norm.view_on(device),
         max_norm: 1.0,
     };

@@ -43,6 +43,7 @@ const CUDA_TESTS: &[&str] = &[
     "cross_entropy",
     "cuda_contract",
     "cuda_fuzz",
+    "device",
     "embedding",
     "expand",
     "expand_int4",
