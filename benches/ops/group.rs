@@ -1,0 +1,51 @@
+//! Rows that are timed by criterion, or only run.
+
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
+
+use crate::lab::Cost;
+
+/// Whether rows only run, to see that they can, and nothing is timed: without `--bench`, as under `cargo test`, and with
+/// `--test`, as criterion has it. Other arguments mean nothing then.
+pub fn only_runs() -> bool {
+    let given = |flag: &str| std::env::args().any(|arg| arg == flag);
+    !given("--bench") || given("--test")
+}
+
+/// Rows of one device.
+pub enum Group<'a> {
+    Run,
+    Timed(BenchmarkGroup<'a, WallTime>),
+}
+
+impl<'a> Group<'a> {
+    pub fn new(criterion: Option<&'a mut Criterion>, name: &str) -> Self {
+        criterion.map_or(Group::Run, |criterion| {
+            let mut group = criterion.benchmark_group(name);
+            group.sample_size(10);
+            Group::Timed(group)
+        })
+    }
+
+    /// For rows whose times are a small part of what it takes to get them.
+    pub fn briefly(mut self) -> Self {
+        if let Group::Timed(group) = &mut self {
+            group.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(100));
+        }
+        self
+    }
+
+    /// A row: `time` runs it so many times.
+    pub fn row(&mut self, name: &str, shape: &str, cost: &Cost, mut time: impl FnMut(u64) -> Duration) {
+        let Group::Timed(group) = self else {
+            time(2);
+            return;
+        };
+        let work =
+            if cost.flops > 0 { Throughput::Elements(cost.flops) } else { Throughput::Bytes(cost.bytes) };
+        group.throughput(work);
+        group.bench_function(BenchmarkId::new(name, shape), |bencher| bencher.iter_custom(&mut time));
+    }
+}
