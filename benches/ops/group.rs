@@ -14,24 +14,21 @@ pub fn only_runs() -> bool {
     !given("--bench") || given("--test")
 }
 
-/// Rows of one device.
-pub enum Group<'a> {
-    Run,
-    Timed(BenchmarkGroup<'a, WallTime>),
-}
+/// Rows of one device: of criterion, where they are timed.
+pub struct Group<'a>(Option<BenchmarkGroup<'a, WallTime>>);
 
 impl<'a> Group<'a> {
     pub fn new(criterion: Option<&'a mut Criterion>, name: &str) -> Self {
-        criterion.map_or(Group::Run, |criterion| {
-            let mut group = criterion.benchmark_group(name);
+        let mut group = criterion.map(|criterion| criterion.benchmark_group(name));
+        if let Some(group) = &mut group {
             group.sample_size(10);
-            Group::Timed(group)
-        })
+        }
+        Group(group)
     }
 
     /// For rows whose times are a small part of what it takes to get them.
     pub fn briefly(mut self) -> Self {
-        if let Group::Timed(group) = &mut self {
+        if let Some(group) = &mut self.0 {
             group.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(100));
         }
         self
@@ -39,7 +36,7 @@ impl<'a> Group<'a> {
 
     /// A row: `time` runs it so many times.
     pub fn row(&mut self, name: &str, shape: &str, cost: &Cost, mut time: impl FnMut(u64) -> Duration) {
-        let Group::Timed(group) = self else {
+        let Some(group) = &mut self.0 else {
             time(2);
             return;
         };

@@ -28,12 +28,14 @@ pub struct Lab {
 pub struct Work {
     /// What tells it from other rows of the operation; empty for the main one.
     pub variant: &'static str,
-    steps: Box<dyn FnMut(&Lab, Step) -> Result<()>>,
+    steps: Steps,
 }
+
+type Steps = Box<dyn FnMut(&Lab, Step) -> Result<()>>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Step {
-    /// Gives back the operands that the operation overwrites their first values, where these matter.
+    /// Gives operands that the operation overwrites their first values again, where these matter.
     Reset,
     Run,
 }
