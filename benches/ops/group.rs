@@ -18,20 +18,14 @@ pub fn only_runs() -> bool {
 pub struct Group<'a>(Option<BenchmarkGroup<'a, WallTime>>);
 
 impl<'a> Group<'a> {
-    pub fn new(criterion: Option<&'a mut Criterion>, name: &str) -> Self {
-        let mut group = criterion.map(|criterion| criterion.benchmark_group(name));
-        if let Some(group) = &mut group {
-            group.sample_size(10);
-        }
-        Group(group)
-    }
-
-    /// For rows whose times are a small part of what it takes to get them.
-    pub fn briefly(mut self) -> Self {
-        if let Some(group) = &mut self.0 {
-            group.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(100));
-        }
-        self
+    /// `seconds` to measure each in, after a half of them.
+    pub fn new(criterion: Option<&'a mut Criterion>, name: &str, seconds: f64) -> Self {
+        Group(criterion.map(|criterion| {
+            let mut group = criterion.benchmark_group(name);
+            let time = Duration::from_secs_f64(seconds);
+            group.sample_size(10).warm_up_time(time / 2).measurement_time(time);
+            group
+        }))
     }
 
     /// A row: `time` runs it so many times.

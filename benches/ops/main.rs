@@ -28,7 +28,7 @@ use shapes::{Shape, TIMED, TINY};
 
 fn main() -> ExitCode {
     let mut criterion = (!only_runs()).then(|| Criterion::default().configure_from_args());
-    if let Err(why) = tables(criterion.as_mut()) {
+    if let Err(why) = tables(&mut criterion) {
         eprintln!("error: {why}");
         return ExitCode::FAILURE;
     }
@@ -38,17 +38,17 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn tables(mut criterion: Option<&mut Criterion>) -> Result<(), Box<dyn Error>> {
+fn tables(criterion: &mut Option<Criterion>) -> Result<(), Box<dyn Error>> {
     let shapes: &[Shape] = if criterion.is_none() { &[TINY] } else { &TIMED };
-    on_the_cpu(criterion.as_deref_mut(), shapes)?;
+    on_the_cpu(criterion.as_mut(), shapes)?;
     #[cfg(feature = "cuda")]
-    cuda::on_the_gpu(criterion, shapes)?;
+    cuda::on_the_gpu(criterion.as_mut(), shapes)?;
     let missing = coverage::missing(coverage::every_op(), &coverage::ran());
     if missing.is_empty() { Ok(()) } else { Err(format!("operations without a row: {missing:?}").into()) }
 }
 
 fn on_the_cpu(criterion: Option<&mut Criterion>, shapes: &[Shape]) -> Result<(), Box<dyn Error>> {
-    let (lab, mut group) = (Lab::new(Device::cpu()), Group::new(criterion, "ops"));
+    let (lab, mut group) = (Lab::new(Device::cpu()), Group::new(criterion, "ops", 3.0));
     for s in shapes {
         for case in cases::all::<f32>() {
             let mut work = case(&lab, s)?;

@@ -68,7 +68,7 @@ pub fn on_the_gpu(criterion: Option<&mut Criterion>, shapes: &[Shape]) -> Result
         println!("{gpu}: {peaks}");
     }
     // The cache is emptied before each run, which takes longer than most runs.
-    let mut group = Group::new(criterion, "ops_cuda").briefly();
+    let mut group = Group::new(criterion, "ops_cuda", 0.1);
     let mut rows = Vec::new();
     for s in shapes {
         for case in cases::all::<bf16>() {
