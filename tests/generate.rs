@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Rng, assert_breaks, norm_wise, same_bits_on_any_threads};
+use common::{Rng, all_devices, assert_breaks, norm_wise, same_bits_on_any_threads};
 
 use trimoe::moe::packed::Packed;
 use trimoe::train::config::{FfnKind, ModelConfig};
@@ -95,9 +95,9 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-fn steps_agree<T: Elem>() {
+fn steps_agree<T: Elem>(device: &Device) {
     let limit = if T::DTYPE == DType::F32 { 2e-6 } else { 4e-2 };
-    each::<T>(&Device::cpu(), |name, mut model| {
+    each::<T>(device, |name, mut model| {
         // The third sequence starts late, in the place of another.
         let texts = [text(1, SEQ), text(2, SEQ), text(3, SEQ)];
         let mut lens = [1, 5, 3];
@@ -130,8 +130,8 @@ fn steps_agree<T: Elem>() {
 
 #[test]
 fn steps_give_the_logits_of_the_whole_context() {
-    steps_agree::<f32>();
-    steps_agree::<bf16>();
+    all_devices().iter().for_each(steps_agree::<f32>);
+    steps_agree::<bf16>(&Device::cpu());
 }
 
 /// The most likely token after the context of a text, computed from all of it: from its start until `seq` tokens are full, then

@@ -47,6 +47,7 @@ const CUDA_TESTS: &[&str] = &[
     "embedding",
     "expand",
     "expand_int4",
+    "generate",
     "global_norm",
     "gram",
     "grouped_gemm",
