@@ -34,9 +34,12 @@ impl<'a> Group<'a> {
             time(2);
             return;
         };
-        let work =
-            if cost.flops > 0 { Throughput::Elements(cost.flops) } else { Throughput::Bytes(cost.bytes) };
-        group.throughput(work);
+        let computes = cost.flops > 4 * cost.bytes;
+        group.throughput(if computes {
+            Throughput::Elements(cost.flops)
+        } else {
+            Throughput::Bytes(cost.bytes)
+        });
         group.bench_function(BenchmarkId::new(name, shape), |bencher| bencher.iter_custom(&mut time));
     }
 }

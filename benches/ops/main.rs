@@ -2,9 +2,9 @@
 //! `--features cuda` on the GPU too.
 //!
 //! One table of (operation, shape), the same on every device: f32 on the CPU, bf16 on a GPU. Criterion prints the time; the
-//! throughput of what has products is in FLOP ("elem" is one floating-point operation), that of everything else in bytes,
-//! both as operations count them. Under `cargo test` every row only runs, at a tiny shape, on softgpu too. An operation of the
-//! library without a row is an error.
+//! throughput of what computes more than four times a byte is in FLOP ("elem" is one floating-point operation), that of
+//! everything else in bytes, both as operations count them. Under `cargo test` every row only runs, at a tiny shape, on softgpu
+//! too. An operation of the library without a row is an error.
 
 mod cases;
 #[path = "../../tests/common/coverage.rs"]
