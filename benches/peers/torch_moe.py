@@ -1,4 +1,5 @@
-"""The feed-forward layers of trimoe's reference model in PyTorch eager: dense, flat and clustered.
+"""The feed-forward layers of trimoe's reference model in PyTorch eager: dense, flat and clustered; torch_grouped.py has
+those with grouped products.
 
 Shapes stand at the right of a line; the vocabulary is the project's: `tokens` T, `topk` k, `experts` E, `clusters` G,
 experts per cluster K = E/G, `rank` r, `hidden` d, `inner` f, and `slots` = kT, one per (token, chosen expert).
@@ -15,21 +16,21 @@ BALANCE = 0.01  # coefficient of the Switch balance loss, at every level of rout
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a model and of its batch, and which FFN it has."""
+    """The shape of a model and which FFN it has, as `trimoe inspect --json` names them."""
 
+    ffn: str
+    vocab: int
     hidden: int
     inner: int
     layers: int
     heads: int
+    seq: int
     experts: int
     clusters: int
     topk: int
     rank: int
-    vocab: int
-    seq: int
-    batch: int
-    ffn: str = "dense"
-    base_once: bool = False
+    rope_theta: float
+    norm_eps: float
 
 
 # ---- moving rows between token order and slot order ------------------------------------------------------------
@@ -103,6 +104,11 @@ def matrices(count: int, rows: int, cols: int, std: float) -> nn.ParameterList:
     return nn.ParameterList(nn.Parameter(start.clone()) for _ in range(count))
 
 
+def low(x: Tensor) -> Tensor:
+    """`x` as autocast would multiply it, if it is on: cast here, once, and not in every product that reads it."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
 def renormalise(weight: Tensor) -> Tensor:
     """Weights [T, k] that sum to one; a single choice keeps its probability, or its router would get no gradient."""
     return weight if weight.shape[1] == 1 else weight / weight.sum(-1, keepdim=True)
@@ -121,6 +127,7 @@ class Dense(nn.Module):
         self.down = nn.Linear(c.inner, c.hidden, bias=False)
 
     def forward(self, x: Tensor):
+        x = low(x)
         return self.down(F.silu(self.gate(x)) * self.up(x)), None
 
 
@@ -135,19 +142,23 @@ class Flat(nn.Module):
         self.up = matrices(c.experts, c.inner, c.hidden, 0.02)
         self.down = matrices(c.experts, c.hidden, c.inner, 0.02)
 
+    def experts(self, rows: Tensor, order: Order) -> Tensor:
+        """Rows sorted by expert through their expert: [kT, d] -> [kT, d]."""
+        out = []
+        for row, gate, up, down in zip(rows.split(order.counts), self.gate, self.up, self.down):
+            out.append(F.linear(F.silu(F.linear(row, gate)) * F.linear(row, up), down))
+        return torch.cat(out)
+
     def forward(self, x: Tensor):
-        c = self.c
+        c, x = self.c, low(x)
         probs = self.router(x).softmax(-1)  # [T, E]
         weight, ids = probs.topk(c.topk, dim=-1)  # [T, k]
         weight = renormalise(weight)
         order = Order(ids, c.experts)
 
-        rows = Spread.apply(x, order).split(order.counts)  # E x [n_e, d]
-        out = []
-        for row, gate, up, down in zip(rows, self.gate, self.up, self.down):
-            out.append(F.linear(F.silu(F.linear(row, gate)) * F.linear(row, up), down))
+        out = self.experts(Spread.apply(x, order), order)
         scale = weight.reshape(-1).index_select(0, order.order).unsqueeze(1)  # [kT, 1]
-        y = Collect.apply(torch.cat(out) * scale, order)  # [T, d]
+        y = Collect.apply(out * scale.type_as(out), order)  # [T, d]
 
         share = torch.tensor(order.counts) / ids.numel()
         return y, BALANCE * c.experts * (share * probs.mean(0)).sum()
@@ -156,11 +167,9 @@ class Flat(nn.Module):
 class Clustered(nn.Module):
     """E experts in G clusters; each matrix is the cluster's base plus the expert's low-rank residual A B^T.
 
-    `base_once = False` is the method to the letter: every slot multiplies the base of its cluster. Slots sorted by
-    expert are sorted by cluster too, so it is one product a cluster over its slots, not one an expert: the same
-    work, in larger pieces, and no base gradient is summed K times.
-    `base_once = True` multiplies each token with the base once: gate and up before the rows are spread to slots, down
-    after the weighted inner rows of a token are summed.
+    This is the method to the letter: every slot multiplies the base of its cluster. Slots sorted by expert are sorted by
+    cluster too, so it is one product a cluster over its slots, not one an expert: the same work, in larger pieces, and no
+    base gradient is summed K times. [`ClusteredOnce`] is trimoe's own order.
     """
 
     def __init__(self, c: Config):
@@ -202,8 +211,8 @@ class Clustered(nn.Module):
         """Rows sorted by cluster times their cluster's base: [n, d_in] -> [n, d_out]."""
         return torch.cat([F.linear(rows, w) for rows, w in zip(x.split(counts), weights)])
 
-    def inner_rows(self, x: Tensor, gate: Tensor, up: Tensor, counts: list[int]) -> list[Tensor]:
-        """SwiGLU of base plus residual, for each expert: E x [n_e, f]."""
+    def inner_rows(self, x: Tensor, gate: Tensor, up: Tensor, counts: list[int]) -> Tensor:
+        """SwiGLU of base plus residual, rows sorted by expert: [kT, f]."""
         out, r = [], self.c.rank
         slices = zip(x.split(counts), gate.split(counts), up.split(counts), self.a_gate_up, self.b_gate, self.b_up)
         for row, base_gate, base_up, a, b_gate, b_up in slices:
@@ -211,36 +220,45 @@ class Clustered(nn.Module):
             g = torch.addmm(base_gate, p[:, :r], b_gate.t())
             u = torch.addmm(base_up, p[:, r:], b_up.t())
             out.append(F.silu(g) * u)
-        return out
+        return torch.cat(out)
 
-    def down_residual(self, h: list[Tensor]) -> Tensor:
-        """The residual part of the down projection, for each expert: E x [n_e, f] -> [kT, d]."""
-        return torch.cat([F.linear(F.linear(x, a), b) for x, a, b in zip(h, self.a_down, self.b_down)])
+    def down_residual(self, h: Tensor, counts: list[int]) -> Tensor:
+        """The residual part of the down projection, rows sorted by expert: [kT, f] -> [kT, d]."""
+        slices = zip(h.split(counts), self.a_down, self.b_down)
+        return torch.cat([F.linear(F.linear(x, a), b) for x, a, b in slices])
 
     def forward(self, x: Tensor):
+        x = low(x)
         weight, ids, cluster, balance = self.route(x)
         experts = Order(ids, self.c.experts)
-        if self.c.base_once:
-            return self.once(x, weight, experts, Order(cluster, self.c.clusters)), balance
-        counts = torch.tensor(experts.counts).view(-1, self.per).sum(1).tolist()  # slots of each cluster
         scale = weight.reshape(-1).index_select(0, experts.order).unsqueeze(1)  # [kT, 1]
+        return self.rows(x, scale, experts, cluster), balance
+
+    def rows(self, x: Tensor, scale: Tensor, experts: Order, cluster: Tensor) -> Tensor:
+        """The weighted sum of each token's experts: [T, d]."""
+        counts = torch.tensor(experts.counts).view(-1, self.per).sum(1).tolist()  # slots of each cluster
         rows = Spread.apply(x, experts)  # [kT, d]
         gate, up = (self.per_cluster(rows, counts, w) for w in (self.gate, self.up))  # [kT, f]
         h = self.inner_rows(rows, gate, up, experts.counts)
-        y = self.per_cluster(torch.cat(h), counts, self.down) + self.down_residual(h)
-        return Collect.apply(y * scale, experts), balance
+        y = self.per_cluster(h, counts, self.down) + self.down_residual(h, experts.counts)
+        return Collect.apply(y * scale.type_as(y), experts)
 
-    def once(self, x: Tensor, weight: Tensor, experts: Order, clusters: Order) -> Tensor:
+
+class ClusteredOnce(Clustered):
+    """The same in trimoe's order, which multiplies each token with the base once: gate and up before the rows are spread
+    to slots, down after the weighted inner rows of a token are summed."""
+
+    def rows(self, x: Tensor, scale: Tensor, experts: Order, cluster: Tensor) -> Tensor:
+        clusters = Order(cluster, self.c.clusters)
         xc = Spread.apply(x, clusters)  # [T, d], sorted by cluster
         # From here on a "token" is its place in cluster order.
         moved = replace_tokens(experts, clusters)
         gate, up = (Spread.apply(self.per_cluster(xc, clusters.counts, w), moved) for w in (self.gate, self.up))
         h = self.inner_rows(Spread.apply(xc, moved), gate, up, experts.counts)
-        scale = weight.reshape(-1).index_select(0, experts.order).unsqueeze(1).split(experts.counts)
-        h = [s * rows for s, rows in zip(scale, h)]  # the weights go in before the sum over choices
-        hbar = Collect.apply(torch.cat(h), moved)  # [T, f]
-        y = self.per_cluster(hbar, clusters.counts, self.down) + Collect.apply(self.down_residual(h), moved)
-        return Collect.apply(y, clusters)
+        h = h * scale.type_as(h)  # the weights go in before the sum over choices
+        hbar = Collect.apply(h, moved)  # [T, f]
+        residual = Collect.apply(self.down_residual(h, experts.counts), moved)
+        return Collect.apply(self.per_cluster(hbar, clusters.counts, self.down) + residual, clusters)
 
 
 def replace_tokens(slots: Order, moved: Order) -> Order:

@@ -6,6 +6,7 @@ mod cuda;
 mod device;
 mod limits;
 mod paths;
+mod peers;
 mod pypi;
 mod softgpu;
 mod test;
@@ -25,6 +26,7 @@ enum Command {
     Conformance(conformance::Conformance),
     Cuda(cuda::Cuda),
     Limits(limits::Limits),
+    Peers(peers::Peers),
     Softgpu(softgpu::Softgpu),
     Test(test::Test),
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Conformance(command) => command.run(),
         Command::Cuda(command) => command.run(),
         Command::Limits(command) => command.run(),
+        Command::Peers(command) => command.run(),
         Command::Softgpu(command) => command.run(),
         Command::Test(command) => command.run(),
     };
