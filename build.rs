@@ -83,9 +83,22 @@ fn images() -> Result<(), String> {
         );
         statics.push(format!("&{constant}"));
     }
+    list += &format!(
+        "/// CUDA version of the compiler: 1000 times major, 10 times minor.\npub const TOOLKIT: i32 = {};\n",
+        toolkit(&version)?
+    );
     list += &format!("/// Every file.\npub static ALL: &[&Image] = &[{}];\n", statics.join(", "));
     let path = out.join("images.rs");
     fs::write(&path, list).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// 13000 of `Cuda compilation tools, release 13.0, V13.0.48`.
+fn toolkit(version: &str) -> Result<u32, String> {
+    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next()?.split_once('.'));
+    let number =
+        release.and_then(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)));
+    let (major, minor) = number.ok_or_else(|| format!("`nvcc --version` names no release: {version}"))?;
+    Ok(1000 * major + 10 * minor)
 }
 
 /// The text of a file and of every header of ours that it includes, directly or not, by path.

@@ -163,7 +163,7 @@ fn ops(c: &mut Criterion) {
                 x: x.view(),
                 w: router.view(),
                 bias: None,
-                temperature: 1.0,
+                temperature: 1.0.into(),
                 mode: RouteMode::TwoStage,
                 routing: &mut routing,
                 workspace: workspace.view_mut(),

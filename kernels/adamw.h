@@ -22,6 +22,8 @@ typedef struct AdamWParams {
     uint64_t stored;
     /// [1], f32
     uint64_t norm;
+    /// [3], f32: lr, rate and scale2, in place of those below and of lr in decay; 0 means none
+    uint64_t rates;
     uint64_t len;
     float max_norm;
     float beta1;
@@ -33,5 +35,5 @@ typedef struct AdamWParams {
     float rate;
     /// 1 / (1 - beta2^step), divided in f64
     float scale2;
-    uint32_t unused;
+    float weight_decay;
 } AdamWParams;

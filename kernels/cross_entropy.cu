@@ -71,19 +71,20 @@ __device__ void cross_entropy(const CrossEntropyParams& p, Softmax (&room)[WARPS
         }
     });
     const Softmax all = block_softmax(mine, room);
+    const float loss = logf(all.sum) + (all.max - at_target);
     if (threadIdx.x == 0) {
-        array_of<float>(p.loss)[row] = logf(all.sum) + (all.max - at_target);
+        array_of<float>(p.loss)[row] = loss;
     }
     if (p.gradient == 0) {
         return;
     }
-    const float factor = known ? p.scale / all.sum : nanf("");
+    const float scale = isfinite(loss) ? p.scale : nanf(""), factor = scale / all.sum;
     for_columns<4>(columns, read, [&](uint32_t c, const Vec<T, N>& v) {
         float out[N];
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             const float e = expf(to_float(v.at[i]) - all.max);
-            out[i] = c + i == target ? p.scale * (e / all.sum - 1.0f) : factor * e;
+            out[i] = c + i == target ? scale * (e / all.sum - 1.0f) : factor * e;
         }
         store_rounded(logits + c, out);
     });

@@ -6,8 +6,8 @@
 #define CROSS_ENTROPY_VARIANTS(V) V(F32) V(BF16) V(F16)
 
 /// loss[p] = -ln softmax(logits[p])[targets[p]], and, with `gradient`,
-/// logits[p] <- scale (softmax(logits[p]) - onehot(targets[p])). A target that is not below `vocab` gives NaN. Parameters
-/// of `moe_cross_entropy_*`; launched by the tile `moe_cross_entropy_launch` over `rows`, below 2^31.
+/// logits[p] <- scale (softmax(logits[p]) - onehot(targets[p])). A target that is not below `vocab` gives NaN; a loss
+/// that is not finite gives a gradient of NaN. Parameters of `moe_cross_entropy_*`; launched by the tile `moe_cross_entropy_launch` over `rows`, below 2^31.
 typedef struct CrossEntropyParams {
     /// [rows, vocab]: logits; their gradient on return if `gradient` is 1
     uint64_t logits;

@@ -20,6 +20,8 @@
 
 /// How logits become choices and weights.
 typedef struct RouteRule {
+    /// [1], f32: in place of the temperature; 0 means none
+    uint64_t temperature_at;
     /// Divides the logits.
     float temperature;
     /// Factor of the weights.

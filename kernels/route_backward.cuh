@@ -54,7 +54,7 @@ __device__ inline void dlogits_of(const RouteDlogitsParams& p, uint32_t token) {
     }
     sum = warp_sum(sum);
     const float2 lse = array_of<const float2>(p.lse)[token];
-    const float z = 2.0f * p.z / float(p.tokens), inverse = 1.0f / rule.temperature;
+    const float z = 2.0f * p.z / float(p.tokens), inverse = 1.0f / temperature_of(rule);
     const bool sigmoid = rule.sigmoid != 0;
     const float centre = sigmoid ? sum / mass : sum + warp_sum(lane < rule.topk ? score * of_slot : 0.0f) - z * lse.y;
     for (uint32_t begin = 0; begin < per; begin += WARP) {

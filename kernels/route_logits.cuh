@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/mma.cuh"
-#include "route.h"
+#include "route_select.cuh"
 
 /// A block's tile: `TOKENS_` tokens and room for `PIECES_` pieces of COLUMNS logits.
 template <class T_, uint32_t TOKENS_, uint32_t PIECES_>
@@ -123,6 +123,7 @@ __device__ void logits_of(const RouteParams& p, uint32_t logits, typename C::Sme
     }
     cp_async_wait<0>();
     __syncthreads();
+    const float temperature = temperature_of(p.rule);
 #pragma unroll
     for (uint32_t n = 0; n < C::PIECES; ++n) {
 #pragma unroll
@@ -132,7 +133,7 @@ __device__ void logits_of(const RouteParams& p, uint32_t logits, typename C::Sme
                 const Sums& sum = sums[n][m][i / 4];
                 const int at = i % 4;
                 const uint32_t column = n * C::COLUMNS + warp_column + i / 4 * 8 + Sums::col(at);
-                const float2 pair = {sum.at[at] / p.rule.temperature, sum.at[at + 1] / p.rule.temperature};
+                const float2 pair = {sum.at[at] / temperature, sum.at[at + 1] / temperature};
                 *reinterpret_cast<float2*>(&smem.logits[m * 16 + Sums::row(at)][column]) = pair;
             }
         }

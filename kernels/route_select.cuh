@@ -90,6 +90,11 @@ struct Level {
     float mass;
 };
 
+/// Divides the logits.
+__device__ inline float temperature_of(const RouteRule& rule) {
+    return rule.temperature_at != 0 ? *array_of<const float>(rule.temperature_at) : rule.temperature;
+}
+
 /// Chooses `count` columns, and turns the logits into scores where they give a distribution.
 __device__ inline Level choose(float* row, const float* bias, uint32_t columns, uint32_t count, bool grouped,
                                const RouteRule& rule) {

@@ -23,6 +23,16 @@ pub struct Device {
     cuda: Option<Cuda>,
 }
 
+/// Work that a device does again and again with the same operands.
+#[derive(Debug, Default)]
+pub(crate) struct Repeated {
+    /// How often it was done, as it comes.
+    #[cfg(feature = "cuda")]
+    runs: u32,
+    #[cfg(feature = "cuda")]
+    graph: Option<crate::cuda::Graph>,
+}
+
 impl Device {
     /// The CPU, on rayon's global thread pool.
     pub fn cpu() -> Self {
@@ -128,6 +138,26 @@ impl Device {
         let result = self.install(|| call.run(|| op.cpu()));
         call.end();
         result
+    }
+
+    /// Runs `work`, which does the same with the same operands every time it is run with `repeated`, and reads what differs
+    /// from memory. On a CUDA device it is one launch from the second time on: the first loads its kernels. The operands must
+    /// stay where they are as long as `repeated` is used.
+    pub(crate) fn repeat(&self, repeated: &mut Repeated, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Some(cuda), None) = (&self.cuda, &self.profile) {
+            if repeated.runs == 0 {
+                work()?;
+                repeated.runs = 1;
+                return Ok(());
+            }
+            if repeated.graph.is_none() {
+                repeated.graph = Some(cuda.capture(work)?);
+            }
+            return repeated.graph.as_ref().map_or(Ok(()), |graph| cuda.replay(graph));
+        }
+        let _ = repeated;
+        work()
     }
 
     /// A tensor of zeros where the device works. Errors if there is no memory for it.

@@ -14,6 +14,7 @@ pub mod ops;
 mod place;
 mod plan;
 pub mod profile;
+mod staging;
 mod tensor;
 pub mod train;
 mod view;

@@ -1,6 +1,7 @@
 //! Owned tensors.
 
 use std::alloc::Layout;
+use std::ops::Range;
 
 #[cfg(feature = "cuda")]
 use cudarc::driver::CudaSlice;
@@ -35,11 +36,7 @@ enum Storage<T> {
 
 impl<T: Plain> Storage<T> {
     fn host(len: usize) -> Result<Self> {
-        let zeros = zeroed(len).ok_or_else(|| Error::Host {
-            what: "a tensor",
-            why: format!("no memory for {len} elements of {} bytes", size_of::<T>()),
-        });
-        Ok(Storage::Host(zeros?))
+        zeroed(len).map(Storage::Host)
     }
 
     /// As many zeros in the same place.
@@ -68,16 +65,20 @@ impl<T: Plain> Storage<T> {
     }
 }
 
-/// Zeros, straight from the system where there are many: untouched memory stays unresident. `None` without memory.
-fn zeroed<T: Plain>(len: usize) -> Option<Vec<T>> {
-    let layout = Layout::array::<T>(len).ok()?;
+/// Zeros, straight from the system where there are many: untouched memory stays unresident.
+pub(crate) fn zeroed<T: Plain>(len: usize) -> Result<Vec<T>> {
+    let none = || Error::Host {
+        what: "a tensor",
+        why: format!("no memory for {len} elements of {} bytes", size_of::<T>()),
+    };
+    let layout = Layout::array::<T>(len).map_err(|_| none())?;
     if layout.size() == 0 {
-        return Some(vec![T::zeroed(); len]);
+        return Ok(vec![T::zeroed(); len]);
     }
     // SAFETY: the layout is not empty.
     let start = unsafe { std::alloc::alloc_zeroed(layout) };
     // SAFETY: the global allocator gave `len` elements of this layout, all of them zero, which a `Plain` may be.
-    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start.cast(), len, len) })
+    (!start.is_null()).then(|| unsafe { Vec::from_raw_parts(start.cast(), len, len) }).ok_or_else(none)
 }
 
 /// Elements of a shape, if they can be counted.
@@ -232,6 +233,56 @@ impl<T: Plain, const N: usize> Tensor<T, N> {
             Storage::Cuda(cuda, slice) => cuda.write(slice, start, from)?,
         }
         Ok(())
+    }
+
+    /// Overwrites elements from `start` on with some of `from`, which is in the same place. A CUDA device enqueues it.
+    pub(crate) fn take<const M: usize>(
+        &mut self,
+        start: usize,
+        from: &Tensor<T, M>,
+        part: Range<usize>,
+    ) -> Result<()> {
+        let end = self.end(start, part.len())?;
+        from.end(part.start, part.len())?;
+        match (&mut self.storage, &from.storage) {
+            (Storage::Host(to), Storage::Host(from)) => to[start..end].copy_from_slice(&from[part]),
+            #[cfg(feature = "cuda")]
+            (Storage::Cuda(cuda, to), Storage::Cuda(_, from)) => cuda.copy(from, part, to, start)?,
+            #[cfg(feature = "cuda")]
+            (Storage::Cuda(cuda, _), Storage::Host(_)) => return Err(elsewhere(cuda)),
+            #[cfg(feature = "cuda")]
+            (Storage::Host(_), Storage::Cuda(cuda, _)) => return Err(elsewhere(cuda)),
+        }
+        Ok(())
+    }
+
+    /// Makes `count` elements from `start` on zero. A CUDA device enqueues it.
+    pub(crate) fn clear(&mut self, start: usize, count: usize) -> Result<()> {
+        let end = self.end(start, count)?;
+        match &mut self.storage {
+            Storage::Host(data) => data[start..end].fill(T::zeroed()),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(cuda, slice) => cuda.clear(slice, start, count)?,
+        }
+        Ok(())
+    }
+
+    /// The slice on a CUDA device, if it is there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> Option<(&Cuda, &CudaSlice<T>)> {
+        match &self.storage {
+            Storage::Host(_) => None,
+            Storage::Cuda(cuda, slice) => Some((cuda, slice)),
+        }
+    }
+
+    /// As [`Tensor::on_cuda`], to write.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda_mut(&mut self) -> Option<(&Cuda, &mut CudaSlice<T>)> {
+        match &mut self.storage {
+            Storage::Host(_) => None,
+            Storage::Cuda(cuda, slice) => Some((cuda, slice)),
+        }
     }
 
     fn end(&self, start: usize, count: usize) -> Result<usize> {

@@ -5,7 +5,7 @@ mod common;
 use common::{
     Bound, Guarded, Rng, all_devices, assert_breaks, assert_within, devices, same_bits_on_any_threads,
 };
-use trimoe::ops::AdamW;
+use trimoe::ops::{AdamW, Rates};
 use trimoe::{Device, Elem, Result, ViewMut, bf16, f16};
 
 /// The tensors of a step; the norm is given, not computed.
@@ -43,12 +43,11 @@ impl State {
             m: self.m.view_mut_on(device),
             v: self.v.view_mut_on(device),
             stored,
-            lr: 0.01,
+            rates: Rates::Step { lr: 0.01, step },
             beta1: 0.9,
             beta2: 0.95,
             eps: 1e-8,
             weight_decay: 0.1,
-            step,
             norm: self.norm.view_on(device),
             max_norm,
         }
@@ -118,6 +117,24 @@ fn a_norm_that_is_not_finite_changes_nothing() {
     }
 }
 
+/// What a captured graph reads at every replay gives the bits of what is known when it is captured.
+#[test]
+fn rates_in_memory_are_those_of_the_step() {
+    for device in all_devices() {
+        let rates = Guarded::<f32, 1>::of(&Rates::values(0.01, 7, [0.9, 0.95]).map(f64::from), [3]);
+        let results = [false, true].map(|in_memory| {
+            let mut state = State::random(1000, 2.0);
+            let mut op = state.op(&device, 7, 1.0, None::<ViewMut<'_, f32, 1>>);
+            if in_memory {
+                op.rates = Rates::At(rates.view_on(&device));
+            }
+            device.run(op).unwrap();
+            state.values()
+        });
+        assert_eq!(results[0], results[1], "{}", device.place());
+    }
+}
+
 #[test]
 fn the_same_on_any_threads() {
     same_bits_on_any_threads(|device| {
@@ -157,11 +174,14 @@ fn every_rule_is_checked() {
     let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
     op.norm = three.grad.view();
     assert_breaks(device.run(op), "self.norm.shape() == [1]");
-    assert_breaks(run(&mut |op| op.lr = f32::NAN), "self.lr.is_finite()");
+    assert_breaks(run(&mut |op| op.rates = Rates::Step { lr: f32::NAN, step: 1 }), "lr.is_finite()");
+    let mut op = state.op(device, 1, 1.0, None::<ViewMut<'_, bf16, 1>>);
+    op.rates = Rates::At(three.norm.view());
+    assert_breaks(device.run(op), "view.shape() == [3]");
     assert_breaks(run(&mut |op| op.beta1 = 1.0), "contains(&self.beta1)");
     assert_breaks(run(&mut |op| op.beta2 = -0.1), "contains(&self.beta2)");
     assert_breaks(run(&mut |op| op.eps = -1.0), "self.eps >= 0.0");
     assert_breaks(run(&mut |op| op.weight_decay = f32::INFINITY), "self.weight_decay.is_finite()");
-    assert_breaks(run(&mut |op| op.step = 0), "self.step >= 1");
+    assert_breaks(run(&mut |op| op.rates = Rates::Step { lr: 0.1, step: 0 }), "*step >= 1");
     assert_breaks(run(&mut |op| op.max_norm = 0.0), "self.max_norm > 0.0");
 }

@@ -122,7 +122,9 @@ fn equal_and_bad_logits() {
             [-inf, 0.0, 0.0],
             [-inf; 3],
         ] {
-            assert!(!one_row(&device, &bad, 0).0.is_finite(), "{bad:?} on {}", device.place());
+            let (loss, grad) = one_row(&device, &bad, 0);
+            assert!(!loss.is_finite(), "{bad:?} on {}", device.place());
+            assert!(grad.iter().any(|g| g.is_nan()), "{bad:?} on {}: {grad:?}", device.place());
         }
         // A logit of minus infinity off the target is a masked choice.
         let (value, grad) = one_row(&device, &[0.0, -inf, 0.0], 0);

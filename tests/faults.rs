@@ -31,6 +31,23 @@ fn cut(path: &Path) {
 }
 
 #[test]
+fn devices_that_are_not_there_are_named() {
+    let out = tempfile::tempdir().unwrap();
+    let done = small("train", &["--out", text(out.path()), "--device", "gpu"]);
+    assert!(
+        done.code == Some(2) && done.stderr.contains("a device is cpu, cuda, cuda:N or auto"),
+        "{done:#?}"
+    );
+    if cfg!(not(feature = "cuda")) {
+        let why = "no CUDA device: this trimoe was built without the feature `cuda`";
+        small("train", &["--out", text(out.path()), "--device", "cuda"]).fails(1, &[why]);
+        let done = small("train", &["--out", text(out.path()), "--device", "auto", "--steps", "1"]);
+        assert!(done.stderr.contains(&format!("device: cpu ({why})")), "{done:#?}");
+        done.ok();
+    }
+}
+
+#[test]
 fn shapes_that_do_not_work_name_the_option() {
     for (args, parts) in [
         (["--experts", "8", "--clusters", "3"], ["--clusters 3:", "does not divide --experts 8"]),

@@ -5,10 +5,12 @@ mod common;
 use common::oracle::{product, silu};
 use common::{Rng, assert_breaks, close};
 use trimoe::moe::{Backward, FfnKind, Forward, Layer, Router, Shape, Workspace};
-use trimoe::ops::RouteLoss;
+use trimoe::ops::{RouteLoss, Scalar};
 use trimoe::{Device, Tensor, View};
 
-const ROUTER: Router = Router { temperature: 0.8, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+const TEMPERATURE: f32 = 0.8;
+const ROUTER: Router =
+    Router { temperature: Scalar::Value(TEMPERATURE), loss: RouteLoss { balance: 0.0, z: 0.0 } };
 
 /// Weights and inputs of a layer, row-major.
 struct Inputs {
@@ -77,8 +79,7 @@ fn flat_is_a_weighted_sum_of_the_likeliest_experts() {
     let [router, w13, w2] = &inputs.weights[..] else { panic!("three weights") };
     let mut want = Vec::new();
     for x in inputs.x.chunks(6) {
-        let p: Vec<f64> =
-            product(router, x).iter().map(|l| (l / f64::from(ROUTER.temperature)).exp()).collect();
+        let p: Vec<f64> = product(router, x).iter().map(|l| (l / f64::from(TEMPERATURE)).exp()).collect();
         let mut ids: Vec<usize> = (0..5).collect();
         ids.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
         let kept = p[ids[0]] + p[ids[1]];

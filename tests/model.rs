@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, same_bits_on_any_threads};
 use trimoe::moe::Router;
-use trimoe::ops::RouteLoss;
+use trimoe::ops::{RouteLoss, Scalar};
 use trimoe::train::backward::Pass;
 use trimoe::train::config::{FfnKind, ModelConfig, TrainConfig};
 use trimoe::train::model::Model;
@@ -31,7 +31,9 @@ fn config(ffn: FfnKind) -> ModelConfig {
 }
 
 const SEQUENCES: usize = 3;
-const ROUTER: Router = Router { temperature: 0.9, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+const TEMPERATURE: f32 = 0.9;
+const ROUTER: Router =
+    Router { temperature: Scalar::Value(TEMPERATURE), loss: RouteLoss { balance: 0.0, z: 0.0 } };
 
 fn ids(config: &ModelConfig, seed: u64) -> Vec<u32> {
     let mut rng = Rng::new(seed);
@@ -56,8 +58,7 @@ fn perturbed(config: &ModelConfig, device: &Device) -> Model<f32> {
 /// Mean loss, and how many slots each expert of each layer got.
 fn mean_nll(model: &mut Model<f32>, ids: &[u32]) -> (f64, Vec<u32>) {
     let mut slots = Vec::new();
-    let nll =
-        model.nll(ids, SEQUENCES, ROUTER.temperature, |_, r| slots.extend(&r.stats.expert_slots)).unwrap();
+    let nll = model.nll(ids, SEQUENCES, TEMPERATURE, |_, r| slots.extend(&r.stats.expert_slots)).unwrap();
     (nll.iter().map(|&l| f64::from(l)).sum::<f64>() / nll.len() as f64, slots)
 }
 

@@ -8,10 +8,12 @@ use common::{
 };
 use trimoe::moe::packed::{self, Packed};
 use trimoe::moe::{FfnKind, Forward, Layer, Router, Saved, Shape, Workspace};
-use trimoe::ops::RouteLoss;
+use trimoe::ops::{RouteLoss, Scalar};
 use trimoe::{Device, Elem, Int4Block, Int4Format, Int4Layout, Int4Tensor, Place, Result, Tensor, bf16, f16};
 
-const ROUTER: Router = Router { temperature: 0.8, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+const TEMPERATURE: f32 = 0.8;
+const ROUTER: Router =
+    Router { temperature: Scalar::Value(TEMPERATURE), loss: RouteLoss { balance: 0.0, z: 0.0 } };
 const COLUMNS_32: Int4Format = Int4Format { symmetric: false, block: Int4Block::Columns32 };
 const SHAPE: Shape = Shape { hidden: 32, inner: 48, experts: 12, clusters: 3, topk: 2, rank: 8 };
 

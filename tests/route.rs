@@ -217,7 +217,7 @@ impl Case {
             x: x.view_on(device),
             w: w.view_on(device),
             bias: bias.as_ref().map(|b| b.view_on(device)),
-            temperature: self.temperature,
+            temperature: self.temperature.into(),
             mode: self.mode,
             routing: &mut Routing::new(device, self.tokens, topk, experts, clusters)?,
             workspace: Guarded::<f32, 1>::nan([room]).view_mut_on(device),
@@ -252,7 +252,7 @@ fn the_backwards_kernels_have_limits_and_want_a_workspace() {
             device.run(RouteBackward {
                 x: x.view(),
                 w: w.view(),
-                temperature: 1.0,
+                temperature: 1.0.into(),
                 mode: RouteMode::TwoStage,
                 routing: &routing,
                 dweight: dweight.view(),

@@ -60,7 +60,7 @@ impl<T: Elem> Case<T> {
             x: self.x.view_on(device),
             w: self.w.view_on(device),
             bias: None,
-            temperature: self.router.temperature as f32,
+            temperature: (self.router.temperature as f32).into(),
             mode: mode(&self.router),
             routing: &mut routing,
             workspace: workspace.view_mut_on(device),
@@ -92,7 +92,7 @@ impl<T: Elem> Case<T> {
         let op = RouteBackward {
             x,
             w,
-            temperature: self.router.temperature as f32,
+            temperature: (self.router.temperature as f32).into(),
             mode: mode(&self.router),
             routing,
             dweight: self.dweight.view_on(device),
@@ -318,7 +318,7 @@ fn every_rule_is_checked() {
         device.run(RouteBackward {
             x: zeros(x).view(),
             w: zeros(w).view(),
-            temperature,
+            temperature: temperature.into(),
             mode: RouteMode::TwoStage,
             routing: &routing,
             dweight: zeros(dweight).view(),

@@ -57,7 +57,24 @@ const SM_80: Chip = Chip {
 };
 
 /// Every model, in order of capability.
-pub static CHIPS: [Chip; 4] = [
+pub static CHIPS: [Chip; 5] = [
+    // To see what programs do on a chip that is too old for them: its tensor cores are not modelled.
+    Chip {
+        arch: "sm_75",
+        capability: 75,
+        product: "T4",
+        multiprocessors: 40,
+        threads_per_multiprocessor: 1024,
+        blocks_per_multiprocessor: 16,
+        shared_per_multiprocessor: 64 << 10,
+        shared_per_block_optin: 64 << 10,
+        shared_reserved: 0,
+        l2_bytes: 4 << 20,
+        memory_bus_bits: 256,
+        memory_khz: 5_001_000,
+        clock_khz: 1_590_000,
+        ..SM_80
+    },
     SM_80,
     Chip {
         arch: "sm_86",

@@ -24,8 +24,10 @@ pub enum Copies {
 /// How launches are run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Chip model, `SOFTGPU_ARCH`: `sm_80`, `sm_86` (default), `sm_89`, `sm_90`.
+    /// Chip model, `SOFTGPU_ARCH`: `sm_75`, `sm_80`, `sm_86` (default), `sm_89`, `sm_90`.
     pub chip: &'static Chip,
+    /// CUDA version of the driver, `SOFTGPU_DRIVER=12040`: 1000 times major, 10 times minor. Later PTX is refused.
+    pub driver: i32,
     /// The sanitizer, `SOFTGPU_CHECK=0` turns it off. Bounds and alignment are always checked.
     pub check: bool,
     /// `SOFTGPU_SCHEDULE=forward|reverse`.
@@ -42,10 +44,14 @@ pub struct Options {
     pub max_reports: usize,
 }
 
+/// CUDA 13.0.
+pub(crate) const DRIVER: i32 = 13_000;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
-            chip: &CHIPS[1],
+            chip: &CHIPS[2],
+            driver: DRIVER,
             check: true,
             schedule: Schedule::Forward,
             copies: Copies::Late,
@@ -64,6 +70,11 @@ impl Options {
         if let Some(name) = variable("SOFTGPU_ARCH") {
             let known = CHIPS.iter().map(|c| c.arch).collect::<Vec<_>>().join(", ");
             options.chip = Chip::named(&name).ok_or_else(|| bad("SOFTGPU_ARCH", &name, &known))?;
+        }
+        if let Some(version) = number("SOFTGPU_DRIVER")? {
+            let known = (11_000..=DRIVER as u64).contains(&version);
+            let oldest = || bad("SOFTGPU_DRIVER", &version.to_string(), &format!("11000 to {DRIVER}"));
+            options.driver = known.then_some(version as i32).ok_or_else(oldest)?;
         }
         options.check = choice("SOFTGPU_CHECK", &[("1", true), ("0", false)])?.unwrap_or(options.check);
         let schedules = [("forward", Schedule::Forward), ("reverse", Schedule::Reverse)];

@@ -186,6 +186,9 @@ impl Compare {
             .map_err(|e| Error::Host { what: "a child process", why: e.to_string() })?;
         let mut child = Command::new(program);
         child.arg("train").arg("--config").arg(&toml).arg("--out").arg(&folder).arg("--json").arg(&result);
+        if let Some(device) = self.options.device {
+            child.args(["--device", &device.to_string()]);
+        }
         if let Some(threads) = self.options.threads {
             child.args(["--threads", &threads.to_string()]);
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device::{Chosen, DeviceName};
 use super::options::Options;
 use super::summary::{bytes, count, table, write_json};
 use super::terminal::{note, say};
@@ -66,7 +67,11 @@ pub(super) struct CompressOptions {
     /// Folder for tokenized text [default: a temporary one].
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
-    /// Threads; 0 for one per core.
+    /// Where models run: cpu, cuda, cuda:N, or auto for the first CUDA device if there is one; layers are converted on the
+    /// CPU.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
+    /// Threads of the CPU; 0 for one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Print results as JSON, as the last line or into FILE.
@@ -83,11 +88,15 @@ pub(super) fn run(args: CompressOptions) -> Result<u8> {
     if args.clusters == 0 {
         return Err(Error::config("--clusters", 0, "must be at least 1"));
     }
-    let device = Device::cpu_with_threads(args.options().threads()?)?;
+    let cpu = Device::cpu_with_threads(args.options().threads()?)?;
     let from = &args.from;
     std::fs::metadata(from).map_err(Error::io("read", from))?;
     let ours = from.join("checkpoints").is_dir() || from.join("state.json").is_file();
-    if !ours && from.join("config.json").is_file() { args.hub(&device) } else { own::run(&args, &device) }
+    if !ours && from.join("config.json").is_file() {
+        return args.hub(&cpu);
+    }
+    let (device, ()) = Chosen::open(&args.options())?.with(|_| Ok(()))?;
+    own::run(&args, &device, &cpu)
 }
 
 impl CompressOptions {
@@ -97,6 +106,7 @@ impl CompressOptions {
             eval_data: self.eval_data.clone(),
             verbatim: Some(self.verbatim),
             cache: self.cache.clone(),
+            device: Some(self.device),
             threads: Some(self.threads),
             ..Options::default()
         }

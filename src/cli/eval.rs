@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::corpus::{Language, cache_folder};
+use super::device::Chosen;
 use super::options::Options;
 use super::summary::{bytes, write_json};
 use super::terminal::say;
@@ -35,7 +36,7 @@ impl Loaded {
         checkpoint.check_model(&model)?;
         model.ffn = checkpoint.form();
         train.validate(model.seq)?;
-        let device = Device::cpu_with_threads(options.threads()?)?;
+        let (device, ()) = Chosen::open(options)?.with(|_| Ok(()))?;
         Ok(Loaded { checkpoint, model, train, device })
     }
 

@@ -7,6 +7,7 @@ mod allocator;
 mod compare;
 mod compress;
 mod corpus;
+mod device;
 mod eval;
 mod generate;
 mod inspect;

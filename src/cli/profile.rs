@@ -90,7 +90,7 @@ impl ProfileOptions {
 }
 
 /// A profile that is to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wanted {
     path: PathBuf,
     steps: Steps,

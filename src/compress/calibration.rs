@@ -58,7 +58,7 @@ impl Calibration {
         for batch in 0..batches {
             fill(batch, &mut ids)?;
             model.observe(&ids, sequences, temperature, |l, x| {
-                (0..x.dim(0)).for_each(|row| layers[l].extend_from_slice(x.row(row)));
+                layers[l].extend_from_slice(x);
                 Ok(())
             })?;
         }
@@ -93,7 +93,7 @@ impl Calibration {
             x,
             w,
             bias: None,
-            temperature: self.temperature,
+            temperature: self.temperature.into(),
             mode: RouteMode::TwoStage,
             routing: &mut routing,
             workspace: workspace.view_mut(),
@@ -120,7 +120,8 @@ impl Calibration {
         let mut outputs = Outputs { y: vec![0f32; tokens * hidden], clusters: Vec::with_capacity(tokens) };
         let mut saved = layer.saved::<f32>(device, ROWS)?;
         let mut workspace = Workspace::new(device, layer, ROWS, false, 0)?;
-        let router = Router { temperature: self.temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+        let router =
+            Router { temperature: self.temperature.into(), loss: RouteLoss { balance: 0.0, z: 0.0 } };
         for (i, y) in outputs.y.chunks_mut(ROWS * hidden).enumerate() {
             let rows = i * ROWS..i * ROWS + y.len() / hidden;
             let y = ViewMut::front(y, [rows.len(), hidden]);
@@ -145,7 +146,7 @@ pub fn fisher(
     let config = model.config().clone();
     let mut squares = vec![vec![0f64; config.experts]; config.layers];
     let mut ids = vec![0; config.seq + 1];
-    let router = Router { temperature, loss: RouteLoss { balance: 0.0, z: 0.0 } };
+    let router = Router { temperature: temperature.into(), loss: RouteLoss { balance: 0.0, z: 0.0 } };
     for row in 0..rows {
         fill(row, &mut ids)?;
         let pass = Pass { ids: &ids, sequences: 1, scale: 1.0, router, accumulate: false };
@@ -154,7 +155,7 @@ pub fn fisher(
             // The router comes first; the matrices after it are the experts', one after another.
             for grad in model.ffn(l)[1..].iter().filter_map(|p| p.state.as_ref()).map(|s| &s.grad) {
                 let len = grad.len() / config.experts;
-                for (square, grad) in squares.iter_mut().zip(grad.host()?.chunks_exact(len.max(1))) {
+                for (square, grad) in squares.iter_mut().zip(grad.to_vec()?.chunks_exact(len.max(1))) {
                     *square += grad.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>() / rows as f64;
                 }
             }

@@ -10,14 +10,15 @@ use crate::moe::Layer;
 use crate::moe::clustering::{FitLevels, Grouping, Tensors};
 use crate::train::config::{FfnKind, ModelConfig};
 use crate::train::model::Model;
+use crate::train::param::Param;
 use crate::view::View;
 
 /// A flat model and what is known about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Compressor<'a> {
-    /// Where operations run.
+    /// The CPU, where layers are converted and compared.
     pub device: &'a Device,
-    /// The flat model.
+    /// The flat model, wherever it is; the clustered one will be there too.
     pub flat: &'a Model<f32>,
     /// Its weights, mapped.
     pub shards: &'a Shards,
@@ -56,7 +57,7 @@ impl Compressor<'_> {
     /// The clustered model, for batches of up to `batch` sequences.
     pub fn run(&self, settings: &Settings, batch: usize) -> Result<(Model<f32>, Vec<LayerReport>)> {
         let target = Self::target(self.flat.config(), settings)?;
-        let mut model = Model::<f32>::new(&target, self.device, batch, 0, false)?;
+        let mut model = Model::<f32>::new(&target, self.flat.device(), batch, 0, false)?;
         let mut reports = Vec::with_capacity(target.layers);
         for l in 0..target.layers {
             let (Tensors { router, w13, w2, b, a2 }, report) = self.layer(l, settings, &target.layer())?;
@@ -120,7 +121,9 @@ impl Compressor<'_> {
     /// Returns the factors and the relative distance that is left.
     fn scale(&self, l: usize, target: &Layer, tensors: &mut Tensors) -> Result<(Vec<f64>, f64)> {
         let source = self.flat.config();
-        let flat: Vec<_> = self.flat.ffn(l).iter().map(|p| p.weight.view()).collect();
+        let flat = self.flat.ffn(l).iter().map(Param::values).collect::<Result<Vec<_>>>()?;
+        let flat = flat.iter().zip(source.layer().weight_shapes()).map(|(w, shape)| View::new(w, shape));
+        let flat = flat.collect::<Result<Vec<_>>>()?;
         let want = self.calibration.outputs(l, &source.layer(), &flat, self.device)?.y;
         let Tensors { router, w13, w2, b, a2 } = &*tensors;
         let shapes = target.weight_shapes();

@@ -44,6 +44,8 @@ pub struct AdamWParams {
     pub stored: u64,
     #[doc = " [1], f32"]
     pub norm: u64,
+    #[doc = " [3], f32: lr, rate and scale2, in place of those below and of lr in decay; 0 means none"]
+    pub rates: u64,
     pub len: u64,
     pub max_norm: f32,
     pub beta1: f32,
@@ -55,11 +57,11 @@ pub struct AdamWParams {
     pub rate: f32,
     #[doc = " 1 / (1 - beta2^step), divided in f64"]
     pub scale2: f32,
-    pub unused: u32,
+    pub weight_decay: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 88usize];
+    ["Size of AdamWParams"][::core::mem::size_of::<AdamWParams>() - 96usize];
     ["Alignment of AdamWParams"][::core::mem::align_of::<AdamWParams>() - 8usize];
     ["Offset of field: AdamWParams::weight"][::core::mem::offset_of!(AdamWParams, weight) - 0usize];
     ["Offset of field: AdamWParams::grad"][::core::mem::offset_of!(AdamWParams, grad) - 8usize];
@@ -67,15 +69,17 @@ const _: () = {
     ["Offset of field: AdamWParams::v"][::core::mem::offset_of!(AdamWParams, v) - 24usize];
     ["Offset of field: AdamWParams::stored"][::core::mem::offset_of!(AdamWParams, stored) - 32usize];
     ["Offset of field: AdamWParams::norm"][::core::mem::offset_of!(AdamWParams, norm) - 40usize];
-    ["Offset of field: AdamWParams::len"][::core::mem::offset_of!(AdamWParams, len) - 48usize];
-    ["Offset of field: AdamWParams::max_norm"][::core::mem::offset_of!(AdamWParams, max_norm) - 56usize];
-    ["Offset of field: AdamWParams::beta1"][::core::mem::offset_of!(AdamWParams, beta1) - 60usize];
-    ["Offset of field: AdamWParams::beta2"][::core::mem::offset_of!(AdamWParams, beta2) - 64usize];
-    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 68usize];
-    ["Offset of field: AdamWParams::decay"][::core::mem::offset_of!(AdamWParams, decay) - 72usize];
-    ["Offset of field: AdamWParams::rate"][::core::mem::offset_of!(AdamWParams, rate) - 76usize];
-    ["Offset of field: AdamWParams::scale2"][::core::mem::offset_of!(AdamWParams, scale2) - 80usize];
-    ["Offset of field: AdamWParams::unused"][::core::mem::offset_of!(AdamWParams, unused) - 84usize];
+    ["Offset of field: AdamWParams::rates"][::core::mem::offset_of!(AdamWParams, rates) - 48usize];
+    ["Offset of field: AdamWParams::len"][::core::mem::offset_of!(AdamWParams, len) - 56usize];
+    ["Offset of field: AdamWParams::max_norm"][::core::mem::offset_of!(AdamWParams, max_norm) - 64usize];
+    ["Offset of field: AdamWParams::beta1"][::core::mem::offset_of!(AdamWParams, beta1) - 68usize];
+    ["Offset of field: AdamWParams::beta2"][::core::mem::offset_of!(AdamWParams, beta2) - 72usize];
+    ["Offset of field: AdamWParams::eps"][::core::mem::offset_of!(AdamWParams, eps) - 76usize];
+    ["Offset of field: AdamWParams::decay"][::core::mem::offset_of!(AdamWParams, decay) - 80usize];
+    ["Offset of field: AdamWParams::rate"][::core::mem::offset_of!(AdamWParams, rate) - 84usize];
+    ["Offset of field: AdamWParams::scale2"][::core::mem::offset_of!(AdamWParams, scale2) - 88usize];
+    ["Offset of field: AdamWParams::weight_decay"]
+        [::core::mem::offset_of!(AdamWParams, weight_decay) - 92usize];
 };
 #[doc = " Parameters of `moe_add_*`; launched by the tile `moe_add_launch` over `rows` and `hidden`."]
 #[repr(C)]
@@ -204,6 +208,72 @@ const _: () = {
     ["Offset of field: AttentionBackwardParams::scale"]
         [::core::mem::offset_of!(AttentionBackwardParams, scale) - 108usize];
 };
+#[doc = " Parameters of `moe_attention_step_*`, for rows of a head of at most 512 bytes; launched by the tile\n `moe_attention_step_launch`, with heads rows blocks along x."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
+pub struct AttentionStepParams {
+    #[doc = " [rows, 3 heads head_dim]: queries, keys and values, not rotated"]
+    pub qkv: u64,
+    #[doc = " [sequences, seq, 2 heads head_dim]: rotated keys, and values, by position"]
+    pub kv: u64,
+    #[doc = " [rows], u32"]
+    pub sequence: u64,
+    #[doc = " [rows], u32"]
+    pub position: u64,
+    #[doc = " [rows, heads head_dim]"]
+    pub out: u64,
+    pub qkv_stride: u64,
+    #[doc = " from sequence to sequence"]
+    pub kv_sequence_stride: u64,
+    #[doc = " from position to position"]
+    pub kv_stride: u64,
+    pub out_stride: u64,
+    #[doc = " theta^(-2 / head_dim), positive: the angle of pair i turns by ratio^i a position"]
+    pub ratio: f64,
+    pub sequences: u32,
+    pub seq: u32,
+    pub heads: u32,
+    #[doc = " head_dim / 2"]
+    pub half: u32,
+    #[doc = " 1 / sqrt(head_dim)"]
+    pub scale: f32,
+    pub unused: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionStepParams"][::core::mem::size_of::<AttentionStepParams>() - 104usize];
+    ["Alignment of AttentionStepParams"][::core::mem::align_of::<AttentionStepParams>() - 8usize];
+    ["Offset of field: AttentionStepParams::qkv"][::core::mem::offset_of!(AttentionStepParams, qkv) - 0usize];
+    ["Offset of field: AttentionStepParams::kv"][::core::mem::offset_of!(AttentionStepParams, kv) - 8usize];
+    ["Offset of field: AttentionStepParams::sequence"]
+        [::core::mem::offset_of!(AttentionStepParams, sequence) - 16usize];
+    ["Offset of field: AttentionStepParams::position"]
+        [::core::mem::offset_of!(AttentionStepParams, position) - 24usize];
+    ["Offset of field: AttentionStepParams::out"]
+        [::core::mem::offset_of!(AttentionStepParams, out) - 32usize];
+    ["Offset of field: AttentionStepParams::qkv_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, qkv_stride) - 40usize];
+    ["Offset of field: AttentionStepParams::kv_sequence_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, kv_sequence_stride) - 48usize];
+    ["Offset of field: AttentionStepParams::kv_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, kv_stride) - 56usize];
+    ["Offset of field: AttentionStepParams::out_stride"]
+        [::core::mem::offset_of!(AttentionStepParams, out_stride) - 64usize];
+    ["Offset of field: AttentionStepParams::ratio"]
+        [::core::mem::offset_of!(AttentionStepParams, ratio) - 72usize];
+    ["Offset of field: AttentionStepParams::sequences"]
+        [::core::mem::offset_of!(AttentionStepParams, sequences) - 80usize];
+    ["Offset of field: AttentionStepParams::seq"]
+        [::core::mem::offset_of!(AttentionStepParams, seq) - 84usize];
+    ["Offset of field: AttentionStepParams::heads"]
+        [::core::mem::offset_of!(AttentionStepParams, heads) - 88usize];
+    ["Offset of field: AttentionStepParams::half"]
+        [::core::mem::offset_of!(AttentionStepParams, half) - 92usize];
+    ["Offset of field: AttentionStepParams::scale"]
+        [::core::mem::offset_of!(AttentionStepParams, scale) - 96usize];
+    ["Offset of field: AttentionStepParams::unused"]
+        [::core::mem::offset_of!(AttentionStepParams, unused) - 100usize];
+};
 #[doc = " mu[e] = (1 - beta) mu[e] + beta mean over rows r of expert e of x[source[r] / fan], for every e that has rows.\n Parameters of `moe_centroid_ema_*`; launched by the tile `moe_centroid_ema_launch` over `experts` and `hidden`."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
@@ -268,7 +338,7 @@ const _: () = {
     ["Offset of field: CopyParams::rows"][::core::mem::offset_of!(CopyParams, rows) - 32usize];
     ["Offset of field: CopyParams::hidden"][::core::mem::offset_of!(CopyParams, hidden) - 36usize];
 };
-#[doc = " loss[p] = -ln softmax(logits[p])[targets[p]], and, with `gradient`,\n logits[p] <- scale (softmax(logits[p]) - onehot(targets[p])). A target that is not below `vocab` gives NaN. Parameters\n of `moe_cross_entropy_*`; launched by the tile `moe_cross_entropy_launch` over `rows`, below 2^31."]
+#[doc = " loss[p] = -ln softmax(logits[p])[targets[p]], and, with `gradient`,\n logits[p] <- scale (softmax(logits[p]) - onehot(targets[p])). A target that is not below `vocab` gives NaN; a loss\n that is not finite gives a gradient of NaN. Parameters of `moe_cross_entropy_*`; launched by the tile `moe_cross_entropy_launch` over `rows`, below 2^31."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct CrossEntropyParams {
@@ -1666,6 +1736,8 @@ const _: () = {
 #[repr(C)]
 #[derive(Debug, Copy, Clone, bytemuck :: Pod, bytemuck :: Zeroable)]
 pub struct RouteRule {
+    #[doc = " [1], f32: in place of the temperature; 0 means none"]
+    pub temperature_at: u64,
     #[doc = " Divides the logits."]
     pub temperature: f32,
     #[doc = " Factor of the weights."]
@@ -1682,16 +1754,18 @@ pub struct RouteRule {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RouteRule"][::core::mem::size_of::<RouteRule>() - 32usize];
-    ["Alignment of RouteRule"][::core::mem::align_of::<RouteRule>() - 4usize];
-    ["Offset of field: RouteRule::temperature"][::core::mem::offset_of!(RouteRule, temperature) - 0usize];
-    ["Offset of field: RouteRule::scale"][::core::mem::offset_of!(RouteRule, scale) - 4usize];
-    ["Offset of field: RouteRule::experts"][::core::mem::offset_of!(RouteRule, experts) - 8usize];
-    ["Offset of field: RouteRule::clusters"][::core::mem::offset_of!(RouteRule, clusters) - 12usize];
-    ["Offset of field: RouteRule::topk"][::core::mem::offset_of!(RouteRule, topk) - 16usize];
-    ["Offset of field: RouteRule::groups"][::core::mem::offset_of!(RouteRule, groups) - 20usize];
-    ["Offset of field: RouteRule::top_groups"][::core::mem::offset_of!(RouteRule, top_groups) - 24usize];
-    ["Offset of field: RouteRule::sigmoid"][::core::mem::offset_of!(RouteRule, sigmoid) - 28usize];
+    ["Size of RouteRule"][::core::mem::size_of::<RouteRule>() - 40usize];
+    ["Alignment of RouteRule"][::core::mem::align_of::<RouteRule>() - 8usize];
+    ["Offset of field: RouteRule::temperature_at"]
+        [::core::mem::offset_of!(RouteRule, temperature_at) - 0usize];
+    ["Offset of field: RouteRule::temperature"][::core::mem::offset_of!(RouteRule, temperature) - 8usize];
+    ["Offset of field: RouteRule::scale"][::core::mem::offset_of!(RouteRule, scale) - 12usize];
+    ["Offset of field: RouteRule::experts"][::core::mem::offset_of!(RouteRule, experts) - 16usize];
+    ["Offset of field: RouteRule::clusters"][::core::mem::offset_of!(RouteRule, clusters) - 20usize];
+    ["Offset of field: RouteRule::topk"][::core::mem::offset_of!(RouteRule, topk) - 24usize];
+    ["Offset of field: RouteRule::groups"][::core::mem::offset_of!(RouteRule, groups) - 28usize];
+    ["Offset of field: RouteRule::top_groups"][::core::mem::offset_of!(RouteRule, top_groups) - 32usize];
+    ["Offset of field: RouteRule::sigmoid"][::core::mem::offset_of!(RouteRule, sigmoid) - 36usize];
 };
 #[doc = " Parameters of `moe_route_*`, launched with ceil(tokens / tile.rows) blocks by the tile `moe_route_launch`, for at most\n tile.columns logits; and of `moe_route_many_*`, by `moe_route_many_launch`."]
 #[repr(C)]
@@ -1725,7 +1799,7 @@ pub struct RouteParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 136usize];
+    ["Size of RouteParams"][::core::mem::size_of::<RouteParams>() - 144usize];
     ["Alignment of RouteParams"][::core::mem::align_of::<RouteParams>() - 8usize];
     ["Offset of field: RouteParams::x"][::core::mem::offset_of!(RouteParams, x) - 0usize];
     ["Offset of field: RouteParams::w"][::core::mem::offset_of!(RouteParams, w) - 8usize];
@@ -1827,7 +1901,7 @@ pub struct RouteDlogitsParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of RouteDlogitsParams"][::core::mem::size_of::<RouteDlogitsParams>() - 136usize];
+    ["Size of RouteDlogitsParams"][::core::mem::size_of::<RouteDlogitsParams>() - 144usize];
     ["Alignment of RouteDlogitsParams"][::core::mem::align_of::<RouteDlogitsParams>() - 8usize];
     ["Offset of field: RouteDlogitsParams::dweight"]
         [::core::mem::offset_of!(RouteDlogitsParams, dweight) - 0usize];
@@ -2129,6 +2203,8 @@ unsafe impl cudarc::driver::DeviceRepr for AddParams {}
 unsafe impl cudarc::driver::DeviceRepr for AttentionParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for AttentionBackwardParams {}
+// SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
+unsafe impl cudarc::driver::DeviceRepr for AttentionStepParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.
 unsafe impl cudarc::driver::DeviceRepr for CentroidEmaParams {}
 // SAFETY: repr(C) and Pod, the layout asserted above and in the kernel's file.

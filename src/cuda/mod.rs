@@ -5,9 +5,12 @@
 
 #[rustfmt::skip]
 mod bindings;
+mod graph;
 mod image;
 mod launch;
+mod open;
 mod pending;
+mod transfer;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +18,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use cudarc;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
-    DriverError, ValidAsZeroBits, sys,
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError, sys,
 };
 
 pub(crate) use bindings::*;
+pub(crate) use graph::Graph;
 pub use image::kernels;
 pub(crate) use image::{Image, images};
 pub(crate) use launch::{Kernel, ONLY, countable};
 use pending::Pending;
+pub(crate) use transfer::Pinned;
 
 use crate::error::{Error, Result};
 use crate::ops::Op;
@@ -62,29 +66,7 @@ impl fmt::Display for Cuda {
     }
 }
 
-/// A driver's error as the crate's, where no operation can be behind it.
-fn failed(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |e| Error::Cuda { what, why: e.to_string(), after: Vec::new() }
-}
-
 impl Cuda {
-    /// Device `ordinal` with a new stream; [`Error::NoDevice`] if there is no driver or no such device.
-    pub fn new(ordinal: usize) -> Result<Self> {
-        // cudarc panics without the library: look first.
-        let names = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
-        // SAFETY: the driver's initialisers run in every program that uses CUDA.
-        let found = names.into_iter().any(|name| unsafe { libloading::Library::new(name) }.is_ok());
-        if !found {
-            return Err(Error::NoDevice { why: "the CUDA driver (libcuda.so.1) is not installed".into() });
-        }
-        let context = CudaContext::new(ordinal)
-            .map_err(|e| Error::NoDevice { why: format!("device {ordinal}: {e}") })?;
-        // SAFETY: before any allocation, and slices stay on one stream or the caller orders them.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed("creating a stream"))?;
-        Ok(Self::on_stream(stream))
-    }
-
     /// The device of a stream that the caller owns.
     pub fn on_stream(stream: Arc<CudaStream>) -> Self {
         let (modules, functions, tiles, pending) = Default::default();
@@ -94,6 +76,11 @@ impl Cuda {
     /// The stream on which operations run.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.inner.stream
+    }
+
+    /// Another stream of the device.
+    pub(crate) fn new_stream(&self) -> Result<Arc<CudaStream>> {
+        self.inner.stream.context().new_stream().map_err(self.failed("creating a stream"))
     }
 
     /// Where operands have to be.
@@ -129,7 +116,7 @@ impl Cuda {
     }
 
     /// A driver's error as the crate's, with the operations it may come from.
-    fn failed(&self, what: &'static str) -> impl Fn(DriverError) -> Error {
+    pub(crate) fn failed(&self, what: &'static str) -> impl Fn(DriverError) -> Error {
         move |e| Error::Cuda { what, why: e.to_string(), after: self.pending().suspects(e) }
     }
 
@@ -137,63 +124,6 @@ impl Cuda {
         self.inner.stream.synchronize().map_err(self.failed(what))?;
         self.pending().clear();
         Ok(())
-    }
-
-    /// The result of a copy to the host. cudarc waits for it, but keeps what that says to itself.
-    fn copied<R>(&self, result: Result<R, DriverError>) -> Result<R> {
-        let what = "copying from the device";
-        let copy = result.map_err(self.failed(what))?;
-        self.wait(what)?;
-        Ok(copy)
-    }
-
-    /// A slice of zeros.
-    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>> {
-        self.inner.stream.alloc_zeros(len.max(1)).map_err(self.failed("allocating"))
-    }
-
-    /// A slice with a copy of `host`.
-    pub fn upload<T: DeviceRepr>(&self, host: &[T]) -> Result<CudaSlice<T>> {
-        let stream = &self.inner.stream;
-        if host.is_empty() {
-            // Drivers refuse to allocate or to copy nothing: an element that nobody sees stands for it.
-            // SAFETY: nothing of the memory is ever read, and it is freed once, by the slice that is returned.
-            let empty = unsafe { stream.alloc::<T>(1).map(|one| stream.upgrade_device_ptr(one.leak(), 0)) };
-            return empty.map_err(self.failed("allocating"));
-        }
-        stream.clone_htod(host).map_err(self.failed("copying to the device"))
-    }
-
-    /// The elements of a slice, after everything enqueued before.
-    pub fn download<T: DeviceRepr>(&self, slice: &CudaSlice<T>) -> Result<Vec<T>> {
-        if slice.is_empty() {
-            return self.synchronize().map(|()| Vec::new());
-        }
-        self.copied(self.inner.stream.clone_dtoh(slice))
-    }
-
-    /// Copies elements of a slice from `start` on, after everything enqueued before. Panics if there are fewer: for
-    /// internal use.
-    pub(crate) fn read<T: DeviceRepr>(&self, slice: &CudaSlice<T>, start: usize, to: &mut [T]) -> Result<()> {
-        if to.is_empty() {
-            return Ok(());
-        }
-        let part = slice.slice(start..start + to.len());
-        self.copied(self.inner.stream.memcpy_dtoh(&part, to))
-    }
-
-    /// Overwrites elements of a slice from `start` on. Panics if there are fewer: for internal use.
-    pub(crate) fn write<T: DeviceRepr>(
-        &self,
-        slice: &mut CudaSlice<T>,
-        start: usize,
-        from: &[T],
-    ) -> Result<()> {
-        if from.is_empty() {
-            return Ok(());
-        }
-        let mut part = slice.slice_mut(start..start + from.len());
-        self.inner.stream.memcpy_htod(from, &mut part).map_err(self.failed("copying to the device"))
     }
 
     /// The first of `len` elements of a slice, row-major. Panics if the shape has more: for internal use.

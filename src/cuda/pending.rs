@@ -23,6 +23,11 @@ impl Pending {
         }
     }
 
+    /// Those of a graph.
+    pub fn extend(&mut self, ops: &Pending) {
+        ops.0.iter().for_each(|op| self.push(op));
+    }
+
     /// All of them ran.
     pub fn clear(&mut self) {
         self.0.clear();

@@ -18,7 +18,7 @@ pub use layer::{FfnKind, Layer, Saved};
 pub use workspace::Workspace;
 
 use crate::device::Device;
-use crate::ops::RouteLoss;
+use crate::ops::{RouteLoss, Scalar};
 use crate::view::{View, ViewMut};
 
 /// Sizes of a feed-forward layer.
@@ -51,10 +51,10 @@ impl Shape {
 }
 
 /// How the router chooses, and what its own losses weigh.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Router {
+#[derive(Clone, Copy, Debug)]
+pub struct Router<'a> {
     /// Divides the router's logits.
-    pub temperature: f32,
+    pub temperature: Scalar<'a>,
     /// Coefficients of the router's losses in this pass.
     pub loss: RouteLoss,
 }
@@ -65,7 +65,7 @@ pub struct Forward<'a, T> {
     /// Where to run.
     pub device: &'a Device,
     /// Temperature (the losses play no part).
-    pub router: Router,
+    pub router: Router<'a>,
     /// `[rows of the router's weight]`: added to the scores for the choice alone, see
     /// [`Route::bias`](crate::ops::Route::bias); ignored when dense.
     pub bias: Option<View<'a, f32, 1>>,
@@ -81,7 +81,7 @@ pub struct Backward<'a, T> {
     /// Where to run.
     pub device: &'a Device,
     /// As in the forward, with the coefficients of the router's losses, whose gradient is included.
-    pub router: Router,
+    pub router: Router<'a>,
     /// `[tokens, hidden]`, as in the forward.
     pub x: View<'a, T, 2>,
     /// `[tokens, hidden]`: gradient of the layer's output.

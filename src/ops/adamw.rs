@@ -9,7 +9,7 @@ use crate::cpu::math::vectorize;
 use crate::cuda::{AdamWParams, Cuda, Kernel, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
-use crate::place::{Visit, operands};
+use crate::place::{Operand, Place, Visit, operands};
 use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
@@ -36,8 +36,8 @@ pub struct AdamW<'a, T> {
     pub v: ViewMut<'a, f32, 1>,
     /// `[len]`, a copy of the weights in their storage dtype, if that is another tensor.
     pub stored: Option<ViewMut<'a, T, 1>>,
-    /// Learning rate.
-    pub lr: f32,
+    /// Learning rate and number of the update.
+    pub rates: Rates<'a>,
     /// Decay of the first moment, in [0, 1).
     pub beta1: f32,
     /// Decay of the second moment, in [0, 1).
@@ -46,8 +46,6 @@ pub struct AdamW<'a, T> {
     pub eps: f32,
     /// Decoupled weight decay; 0 for none.
     pub weight_decay: f32,
-    /// Number of this update, counted from 1.
-    pub step: u64,
     /// `[1]`, the norm of the gradient over all tensors, from [`GlobalNorm`](super::GlobalNorm).
     pub norm: View<'a, f32, 1>,
     /// Norm to clip to, above 0; infinity for no clipping.
@@ -58,7 +56,7 @@ impl<T: Elem> Op for AdamW<'_, T> {
     const NAME: &'static str = "adamw";
 
     fn operands(&self, visit: Visit<'_>) {
-        operands!(self to visit: weight, grad, m, v, stored, norm);
+        operands!(self to visit: weight, grad, m, v, stored, rates, norm);
     }
 
     fn check(&self) -> Result<()> {
@@ -70,12 +68,11 @@ impl<T: Elem> Op for AdamW<'_, T> {
             ensure!(Self::NAME, stored.shape() == len, stored = stored.shape(), len = len);
         }
         ensure!(Self::NAME, self.norm.shape() == [1], norm = self.norm.shape());
-        ensure!(Self::NAME, self.lr.is_finite(), lr = self.lr);
+        self.rates.check()?;
         ensure!(Self::NAME, (0.0..1.0).contains(&self.beta1), beta1 = self.beta1);
         ensure!(Self::NAME, (0.0..1.0).contains(&self.beta2), beta2 = self.beta2);
         ensure!(Self::NAME, self.eps >= 0.0, eps = self.eps);
         ensure!(Self::NAME, self.weight_decay.is_finite(), weight_decay = self.weight_decay);
-        ensure!(Self::NAME, self.step >= 1, step = self.step);
         ensure!(Self::NAME, self.max_norm > 0.0, max_norm = self.max_norm);
         Ok(())
     }
@@ -98,13 +95,13 @@ impl<T: Elem> Op for AdamW<'_, T> {
         if !norm.is_finite() {
             return Ok(());
         }
-        let Rates { decay, rate, scale2 } = self.rates();
+        let [lr, rate, scale2] = self.rates.seen(self.beta1, self.beta2).unwrap_or_default(); // there on the CPU
         let update = Update {
             clip: if norm > self.max_norm { self.max_norm / norm } else { 1.0 },
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,
-            decay,
+            decay: 1.0 - lr * self.weight_decay,
             rate,
             scale2,
         };
@@ -132,7 +129,7 @@ impl<T: Elem> Op for AdamW<'_, T> {
 
     #[cfg(feature = "cuda")]
     fn cuda(self, device: &Cuda) -> Result<()> {
-        let Rates { decay, rate, scale2 } = self.rates();
+        let [lr, rate, scale2] = self.rates.seen(self.beta1, self.beta2).unwrap_or_default();
         let len = self.weight.dim(0);
         let params = AdamWParams {
             weight: self.weight.address(),
@@ -141,15 +138,19 @@ impl<T: Elem> Op for AdamW<'_, T> {
             v: self.v.address(),
             stored: self.stored.as_ref().map_or(0, |s| s.address()),
             norm: self.norm.address(),
+            rates: match &self.rates {
+                Rates::Step { .. } => 0,
+                Rates::At(view) => view.address(),
+            },
             len: len as u64,
             max_norm: self.max_norm,
             beta1: self.beta1,
             beta2: self.beta2,
             eps: self.eps,
-            decay,
+            decay: 1.0 - lr * self.weight_decay,
             rate,
             scale2,
-            unused: 0,
+            weight_decay: self.weight_decay,
         };
         // SAFETY: the views are on this device (`misplaced`) and of `len` elements (`check`).
         unsafe { device.over_rows(ADAMW, T::DTYPE, [1, len], &params) }
@@ -159,23 +160,61 @@ impl<T: Elem> Op for AdamW<'_, T> {
 #[cfg(feature = "cuda")]
 const ADAMW: Kernel = Kernel { image: &images::ADAMW, name: "adamw", tile: "moe_adamw_launch" };
 
-/// What learning rate, decays and step come to.
-struct Rates {
-    /// Factor of the weights.
-    decay: f32,
-    /// Learning rate over the first moment's correction.
-    rate: f32,
-    /// One over the second moment's correction.
-    scale2: f32,
+/// What changes from one update of a tensor to the next.
+#[derive(Clone, Copy, Debug)]
+pub enum Rates<'a> {
+    /// Known when the operation is enqueued.
+    Step {
+        /// Learning rate.
+        lr: f32,
+        /// Number of this update, counted from 1.
+        step: u64,
+    },
+    /// `[3]`: [`Rates::values`], read when the operation runs, so that a captured graph can be replayed as another step.
+    At(View<'a, f32, 1>),
 }
 
-impl<T> AdamW<'_, T> {
-    fn rates(&self) -> Rates {
-        Rates {
-            decay: 1.0 - self.lr * self.weight_decay,
-            rate: (f64::from(self.lr) / correction(self.beta1, self.step)) as f32,
-            scale2: (1.0 / correction(self.beta2, self.step)) as f32,
+impl Rates<'_> {
+    /// Learning rate; the same over the first moment's correction; one over the second moment's correction.
+    pub fn values(lr: f32, step: u64, [beta1, beta2]: [f32; 2]) -> [f32; 3] {
+        let rate = f64::from(lr) / correction(beta1, step);
+        [lr, rate as f32, (1.0 / correction(beta2, step)) as f32]
+    }
+
+    /// The values, where the host can see them.
+    fn seen(&self, beta1: f32, beta2: f32) -> Option<[f32; 3]> {
+        match self {
+            Rates::Step { lr, step } => Some(Self::values(*lr, *step, [beta1, beta2])),
+            Rates::At(view) if view.place() == Place::Host => view.as_slice().try_into().ok(),
+            Rates::At(_) => None,
         }
+    }
+
+    fn check(&self) -> Result<()> {
+        const OP: &str = AdamW::<f32>::NAME;
+        match self {
+            Rates::Step { lr, step } => {
+                ensure!(OP, lr.is_finite(), lr = lr);
+                ensure!(OP, *step >= 1, step = step);
+            }
+            Rates::At(view) => {
+                ensure!(OP, view.shape() == [3], rates = view.shape());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Operand for Rates<'_> {
+    fn is_at(&self, place: Place) -> bool {
+        match self {
+            Rates::Step { .. } => true,
+            Rates::At(view) => view.is_at(place),
+        }
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        Vec::new()
     }
 }
 

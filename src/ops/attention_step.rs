@@ -8,18 +8,32 @@ use super::Op;
 use super::rope::{rotate, turn};
 use crate::cpu::math::{dot, exp, max, sum_by, vectorize};
 use crate::cpu::scratch;
+#[cfg(feature = "cuda")]
+use crate::cuda::{AttentionStepParams, Cuda, Kernel, countable, images};
 use crate::elem::Elem;
 use crate::error::{Result, ensure};
 use crate::place::{Place, Visit, operands};
 use crate::profile::ParallelParts;
 use crate::view::{View, ViewMut};
 
+#[cfg(feature = "cuda")]
+const STEP: Kernel =
+    Kernel { image: &images::ATTENTION_STEP, name: "attention_step", tile: "moe_attention_step_launch" };
+/// Bytes of a row of a head that the kernel takes: a vector for each lane of a warp.
+#[cfg(feature = "cuda")]
+const HEAD_BYTES: usize = 512;
+
 /// What [`Rope`](super::Rope) and [`Attention`](super::Attention) give the last row of each of some sequences, from that row
 /// alone: with `p` its position, it rotates the row's query and key by `p`, stores key and value at `kv[sequence, p]`, and
 /// `out = sum over j <= p of softmax_j(q . k[j] / sqrt(head_dim)) v[j]` for every head.
 ///
 /// Rotated queries and keys are rounded to `T`, as `Rope` rounds them; scores and probabilities are not. A row has the same bits
-/// whatever rows are beside it. It costs a pass over the keys and values before it. There is no kernel for CUDA devices.
+/// whatever rows are beside it. It costs a pass over the keys and values before it.
+///
+/// A sequence that is not below `sequences`, a position that is not below `seq`, and a sequence that is there twice are errors
+/// where the host can see both arrays. On a CUDA device the first two store nothing and make their row of `out` NaN; of rows of one
+/// sequence, what is stored and what `out` becomes is arbitrary, and nothing else is touched. Heads have at most 256 columns there,
+/// 128 in f32; on one device keys are stored with the bits that `Rope` gives them, where `qkv` and `kv` are aligned alike.
 #[derive(Debug)]
 pub struct AttentionStep<'a, T> {
     /// `[rows, 3 * hidden]`: queries, keys and values side by side, not rotated, each `heads * head_dim` wide.
@@ -107,6 +121,36 @@ impl<T: Elem> Op for AttentionStep<'_, T> {
             head(parts, &turns[row], scale, [k, v], out);
         });
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(self, device: &Cuda) -> Result<()> {
+        let ([rows, columns], [sequences, seq, width]) = (self.qkv.shape(), self.kv.shape());
+        let head_dim = columns / 3 / self.heads;
+        let most = HEAD_BYTES / T::DTYPE.size();
+        ensure!(Self::NAME, head_dim <= most, head_dim = head_dim, most = most, dtype = T::DTYPE);
+        countable(Self::NAME, &[rows, columns, sequences, seq, width], u32::MAX as usize)?;
+        let params = AttentionStepParams {
+            qkv: self.qkv.address(),
+            kv: self.kv.address(),
+            sequence: self.sequence.address(),
+            position: self.position.address(),
+            out: self.out.address(),
+            qkv_stride: self.qkv.stride(0),
+            kv_sequence_stride: self.kv.stride(0),
+            kv_stride: self.kv.stride(1),
+            out_stride: self.out.stride(0),
+            ratio: f64::from(self.theta).powf(-2.0 / head_dim as f64),
+            sequences: sequences as u32,
+            seq: seq as u32,
+            heads: self.heads as u32,
+            half: (head_dim / 2) as u32,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            unused: 0,
+        };
+        // SAFETY: the views are on this device (`misplaced`) and of these shapes (`check`); the kernel leaves out rows of
+        // sequences or positions that do not exist.
+        unsafe { device.launch(STEP, T::DTYPE.variant(), [rows * self.heads, 1, 1], &params) }
     }
 }
 

@@ -25,7 +25,8 @@ const CROSS_ENTROPY: Kernel =
 /// `logits[p] <- scale (softmax(logits[p]) - onehot(targets[p]))`.
 ///
 /// A NaN or infinite logit gives a loss that is not finite, except minus infinity off the target, which
-/// means probability zero.
+/// means probability zero. The gradient of a row whose loss is not finite is NaN: a step that is checked by the norm of
+/// its gradient alone cannot miss it.
 ///
 /// A target that is not below `vocab` is an error where the host can see it; on a CUDA device its loss and gradient become
 /// NaN.
@@ -99,6 +100,7 @@ impl<T: Elem> Op for CrossEntropy<'_, T> {
                 let (row, target) = (logits.row_mut(i), target as usize);
                 let sum;
                 (*loss, sum) = nll(row, target, &mut exps);
+                let scale = if loss.is_finite() { scale } else { f32::NAN };
                 let factor = scale / sum;
                 vectorize!(|| row.iter_mut().zip(&exps).for_each(|(d, e)| *d = T::from_f32(factor * e)));
                 row[target] = T::from_f32(scale * (exps[target] / sum - 1.0));

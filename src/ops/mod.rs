@@ -41,11 +41,12 @@ mod route_backward;
 mod route_select;
 mod route_stats;
 mod routing;
+mod scalar;
 mod segment_rules;
 mod similarity;
 mod swiglu;
 
-pub use adamw::AdamW;
+pub use adamw::{AdamW, Rates};
 pub use add::Add;
 pub use attention::Attention;
 pub use attention_backward::AttentionBackward;
@@ -69,8 +70,10 @@ pub use rms_norm::{RmsNorm, RmsNormBackward};
 pub use rope::Rope;
 pub use route::Route;
 pub use route_backward::RouteBackward;
+pub(crate) use route_stats::RouteRecord;
 pub use route_stats::{RouteLoss, RouteStats, RouteSums};
 pub use routing::{RouteMode, Routing, Score};
+pub use scalar::Scalar;
 pub use similarity::Similarity;
 pub use swiglu::{SlotWeights, SwiGlu, SwiGluBackward};
 

@@ -6,6 +6,7 @@ use super::Op;
 use super::route_select::{TINY, choose};
 use super::route_stats::RouteStats;
 use super::routing::{RouteMode, Routing};
+use super::scalar::Scalar;
 use crate::cpu::gemm::{Mat, multiply};
 use crate::cpu::{bounds, scratch};
 #[cfg(feature = "cuda")]
@@ -60,7 +61,7 @@ pub struct Route<'a, T> {
     /// gradients know nothing of it (loss-free balancing, arXiv 2408.15664).
     pub bias: Option<View<'a, f32, 1>>,
     /// Divides the logits; positive.
-    pub temperature: f32,
+    pub temperature: Scalar<'a>,
     /// How experts are chosen.
     pub mode: RouteMode,
     /// Overwritten.
@@ -86,7 +87,7 @@ pub(super) fn check_shapes(
     op: &'static str,
     x: [usize; 2],
     w: [usize; 2],
-    (temperature, mode): (f32, RouteMode),
+    (temperature, mode): (Scalar<'_>, RouteMode),
     routing: &Routing,
 ) -> Result<()> {
     let (clusters, per, topk) = (routing.clusters(), routing.per(), routing.topk());
@@ -97,7 +98,10 @@ pub(super) fn check_shapes(
     ensure!(op, routing.is_whole(), expert = routing.expert.shape(), floats = parts.map(|p| p.shape()));
     ensure!(op, x[0] == routing.tokens(), x = x, tokens = routing.tokens());
     ensure!(op, w == [logits, x[1]], w = w, x = x, logits = logits);
-    ensure!(op, temperature > 0.0 && temperature.is_finite(), temperature = temperature);
+    temperature.check(op)?;
+    if let Some(temperature) = temperature.seen() {
+        ensure!(op, temperature > 0.0 && temperature.is_finite(), temperature = temperature);
+    }
     if let RouteMode::Grouped { groups, top_groups, scale, .. } = mode {
         let most = RouteMode::MOST_GROUPS;
         ensure!(op, clusters == 1, clusters = clusters, mode = mode);
@@ -119,7 +123,7 @@ impl<T: Elem> Op for Route<'_, T> {
     const NAME: &'static str = "route";
 
     fn operands(&self, visit: Visit<'_>) {
-        operands!(self to visit: x, w, bias, routing, workspace);
+        operands!(self to visit: x, w, bias, temperature, routing, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -148,6 +152,7 @@ impl<T: Elem> Op for Route<'_, T> {
     fn cpu(self) -> Result<()> {
         let Route { x, w, bias, temperature, mode, routing, .. } = self;
         let (levels, per, logits) = (routing.levels(), routing.per(), w.dim(0));
+        let temperature = temperature.seen().unwrap_or(1.0); // on the CPU it is there
         let rows = bounds(x.dim(0), ROWS);
         let experts = routing.expert.view_mut().cut(0, &rows).into_par_iter();
         let weights = routing.weight.view_mut().cut(0, &rows);
@@ -268,12 +273,14 @@ fn kernel(logits: usize, few: usize) -> Kernel {
 
 /// The rule of a routing, as kernels take it.
 #[cfg(feature = "cuda")]
-pub(super) fn rule(routing: &Routing, temperature: f32, mode: RouteMode) -> RouteRule {
+pub(super) fn rule(routing: &Routing, temperature: Scalar<'_>, mode: RouteMode) -> RouteRule {
+    let (temperature, temperature_at) = temperature.on_device();
     let (groups, top_groups) = match mode {
         RouteMode::TwoStage => (0, 0),
         RouteMode::Grouped { groups, top_groups, .. } => (groups, top_groups),
     };
     RouteRule {
+        temperature_at,
         temperature,
         scale: mode.scale(),
         experts: (routing.clusters() * routing.per()) as u32,

@@ -11,6 +11,7 @@ use super::route::{MOST_SLOTS, rule};
 use super::route_select::TINY;
 use super::route_stats::{RouteLoss, RouteSums, is_skipped};
 use super::routing::{RouteMode, Routing, Score};
+use super::scalar::Scalar;
 use crate::cpu::bounds;
 use crate::cpu::gemm::{self, Mat, Product};
 #[cfg(feature = "cuda")]
@@ -48,7 +49,7 @@ pub struct RouteBackward<'a, T> {
     /// As in the forward.
     pub w: View<'a, T, 2>,
     /// As in the forward.
-    pub temperature: f32,
+    pub temperature: Scalar<'a>,
     /// As in the forward.
     pub mode: RouteMode,
     /// Result of the forward.
@@ -108,7 +109,7 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
     const NAME: &'static str = "route_backward";
 
     fn operands(&self, visit: Visit<'_>) {
-        operands!(self to visit: x, w, routing, dweight, dlogits, dx, dw, workspace);
+        operands!(self to visit: x, w, temperature, routing, dweight, dlogits, dx, dw, workspace);
     }
 
     fn check(&self) -> Result<()> {
@@ -150,7 +151,8 @@ impl<T: Elem> Op for RouteBackward<'_, T> {
         ensure!(Self::NAME, misplaced.is_none(), token = misplaced);
         let rows = bounds(self.x.dim(0), ROWS);
         let terms = LossTerms::new(&self.routing.sums, self.routing.topk(), self.loss)?;
-        let (routing, mode, dweight, temperature) = (self.routing, self.mode, self.dweight, self.temperature);
+        let (routing, mode, dweight) = (self.routing, self.mode, self.dweight);
+        let temperature = self.temperature.seen().unwrap_or(1.0); // on the CPU it is there
         let bands = self.dlogits.reborrow().cut(0, &rows).into_par_iter().zip(rows.par_windows(2));
         bands.for_each_part(|(mut band, rows)| {
             for t in rows[0]..rows[1] {

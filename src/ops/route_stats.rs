@@ -96,6 +96,52 @@ impl RouteSums {
     }
 }
 
+/// The sums of several batches, where the device works: a row each.
+#[derive(Debug)]
+pub(crate) struct RouteRecord {
+    /// `[batches, clusters + experts + 1]`: tokens of clusters, slots of experts, skipped tokens.
+    pub counts: Tensor<u32, 2>,
+    /// As wide: of probabilities of clusters and of experts, and of squares.
+    pub probs: Tensor<f64, 2>,
+}
+
+impl RouteRecord {
+    /// Space for so many batches.
+    pub fn new(device: &Device, batches: usize, experts: usize, clusters: usize) -> Result<Self> {
+        let shape = [batches, clusters + experts + 1];
+        Ok(RouteRecord { counts: device.zeros(shape)?, probs: device.zeros(shape)? })
+    }
+
+    /// Keeps sums as those of batch `at`; a CUDA device enqueues it.
+    pub fn keep(&mut self, at: usize, sums: &RouteSums) -> Result<()> {
+        let RouteSums { cluster_tokens, expert_slots, cluster_prob, expert_prob, lse_squared, skipped } =
+            sums;
+        let (clusters, experts) = (cluster_tokens.len(), expert_slots.len());
+        let first = at * (clusters + experts + 1);
+        let starts = [first, first + clusters, first + clusters + experts];
+        for (start, part) in starts.into_iter().zip([cluster_tokens, expert_slots, skipped]) {
+            self.counts.take(start, part, 0..part.len())?;
+        }
+        for (start, part) in starts.into_iter().zip([cluster_prob, expert_prob, lse_squared]) {
+            self.probs.take(start, part, 0..part.len())?;
+        }
+        Ok(())
+    }
+
+    /// The sums of a batch with so many clusters, of its row of each part.
+    pub fn stats(counts: &[u32], probs: &[f64], clusters: usize) -> RouteStats {
+        let experts = clusters..counts.len() - 1;
+        RouteStats {
+            cluster_tokens: counts[..clusters].to_vec(),
+            expert_slots: counts[experts.clone()].to_vec(),
+            cluster_prob: probs[..clusters].to_vec(),
+            expert_prob: probs[experts.clone()].to_vec(),
+            lse_squared: probs[experts.end],
+            skipped: counts[experts.end],
+        }
+    }
+}
+
 impl Operand for RouteSums {
     fn is_at(&self, place: Place) -> bool {
         let RouteSums { cluster_tokens, expert_slots, cluster_prob, expert_prob, lse_squared, skipped } =

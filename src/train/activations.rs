@@ -27,6 +27,10 @@ pub(super) struct Block<T> {
 #[derive(Debug)]
 pub(super) struct Activations<T> {
     pub batch: usize,
+    /// Of the batch, a row a token: what goes in, what is to come out, and the loss of each.
+    pub inputs: Tensor<u32, 1>,
+    pub targets: Tensor<u32, 1>,
+    pub loss: Tensor<f32, 1>,
     /// Block inputs, and the last block's output: one each when training, else two in turn.
     pub streams: Vec<Tensor<T, 2>>, // [rows, hidden]
     /// One each when training, else one for all.
@@ -67,6 +71,9 @@ impl<T: Elem> Activations<T> {
             .max(AttentionBackward::<T>::workspace_len(backward, config.heads));
         Ok(Activations {
             batch,
+            inputs: device.zeros([rows])?,
+            targets: device.zeros([rows])?,
+            loss: device.zeros([rows])?,
             streams: (0..streams).map(|_| device.zeros([rows, hidden])).collect::<Result<_>>()?,
             blocks: (0..blocks).map(block).collect::<Result<_>>()?,
             normed: device.zeros([rows, hidden])?,
@@ -76,11 +83,6 @@ impl<T: Elem> Activations<T> {
             dnormed: device.zeros([backward, hidden])?,
             floats: device.zeros([floats])?,
         })
-    }
-
-    pub fn stream_mut(&mut self, l: usize) -> &mut Tensor<T, 2> {
-        let count = self.streams.len();
-        &mut self.streams[l % count]
     }
 
     pub fn block(&self, l: usize) -> &Block<T> {
@@ -110,6 +112,7 @@ impl<T: Elem> Activations<T> {
 
     /// Bytes of everything else.
     pub fn workspace_bytes(&self) -> u64 {
-        self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.floats.bytes()
+        let batch = self.inputs.bytes() + self.targets.bytes() + self.loss.bytes();
+        batch + self.ws.bytes() + self.dstream.bytes() + self.dnormed.bytes() + self.floats.bytes()
     }
 }

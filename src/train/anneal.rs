@@ -278,8 +278,8 @@ mod tests {
         [y, dx]
     }
 
-    fn router(balance: f32) -> Router {
-        Router { temperature: 0.9, loss: RouteLoss { balance, z: 0.0 } }
+    fn router(balance: f32) -> Router<'static> {
+        Router { temperature: 0.9.into(), loss: RouteLoss { balance, z: 0.0 } }
     }
 
     fn near(got: &[f32], want: impl Iterator<Item = f32>, what: &str) {

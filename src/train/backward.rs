@@ -4,7 +4,7 @@ use super::activations::Block;
 use super::anneal::FULL;
 use super::config::{FfnKind, Parts};
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, bounds, embedding_scale, split_ids};
+use super::model::{HEAD_ROWS, Model, bounds, embedding_scale};
 use super::offload::unlocked;
 use super::param::Param;
 use crate::elem::Elem;
@@ -27,8 +27,18 @@ pub struct Pass<'a> {
     /// Factor of the gradient: 1 over the number of micro-batches.
     pub scale: f32,
     /// Temperature, and coefficients of the router's losses (not yet scaled).
-    pub router: Router,
+    pub router: Router<'a>,
     /// Add to the gradients instead of overwriting them.
+    pub accumulate: bool,
+}
+
+/// The same for a batch that was loaded.
+#[derive(Debug)]
+pub(super) struct Micro<'a> {
+    pub rows: usize,
+    pub sequences: usize,
+    pub scale: f32,
+    pub router: Router<'a>,
     pub accumulate: bool,
 }
 
@@ -47,36 +57,41 @@ impl<T: Elem> Model<T> {
     /// `visit` is called with each layer's routing sums (never when dense). Errors if the model was made
     /// without training state.
     pub fn gradients(&mut self, pass: Pass<'_>, mut visit: impl FnMut(usize, &RouteStats)) -> Result<Losses> {
+        let Pass { ids, sequences, scale, router, accumulate } = pass;
+        let rows = self.load(ids, sequences)?;
+        self.add_gradients(&Micro { rows, sequences, scale, router, accumulate })?;
+        let mut router_loss = 0.0;
+        for l in 0..self.config.layers {
+            if let Some(routing) = self.routing(l) {
+                let stats = routing.stats()?;
+                router_loss += stats.loss(router.loss);
+                visit(l, &stats);
+            }
+        }
+        Ok(Losses { cross_entropy: mean(&self.losses(rows)?), router: router_loss as f32 })
+    }
+
+    /// Forward and backward of the batch that was loaded, into the parameters' gradients. Everything is enqueued: losses and
+    /// what routers did stay on the device.
+    pub(super) fn add_gradients(&mut self, micro: &Micro<'_>) -> Result<()> {
         if self.params.iter().any(|p| p.state.is_none()) {
             return Err(no_state());
         }
-        let (inputs, targets) = split_ids(pass.ids, pass.sequences)?;
-        let (rows, seq) = (inputs.len(), inputs.len() / pass.sequences);
-        if let Some(offload) = self.offload.as_mut().filter(|_| !pass.accumulate) {
+        let (rows, seq) = (micro.rows, micro.rows / micro.sequences.max(1));
+        if let Some(offload) = self.offload.as_mut().filter(|_| !micro.accumulate) {
             unlocked(offload).begin_step();
         }
-        let mut router_loss = 0.0;
         let span = self.device.span("forward");
-        self.forward(&inputs, pass.sequences, pass.router.temperature, &mut |l, stats, _| {
-            router_loss += stats.loss(pass.router.loss);
-            visit(l, &stats);
-            Ok(())
-        })?;
+        self.forward(rows, micro.sequences, micro.router.temperature, &mut |_, _| Ok(()))?;
         drop(span);
         let _span = self.device.span("backward");
-        let cross_entropy = self.head_backward(&targets, &pass)?;
+        self.head_backward(micro)?;
         for l in (0..self.config.layers).rev() {
-            self.block_backward(l, rows, seq, &pass)?;
+            self.block_backward(l, seq, micro)?;
         }
-        let dy = self.acts.dstream.front([rows, self.config.hidden]);
+        let (dy, ids) = (self.acts.dstream.front([rows, self.config.hidden]), self.acts.inputs.front([rows]));
         let dtable = grad(&mut self.params[EMBEDDING])?.into_matrix();
-        self.device.run(EmbeddingBackward {
-            ids: View::new(&inputs, [rows])?,
-            dy,
-            scale: embedding_scale(self.config.hidden),
-            dtable,
-        })?;
-        Ok(Losses { cross_entropy, router: router_loss as f32 })
+        self.device.run(EmbeddingBackward { ids, dy, scale: embedding_scale(self.config.hidden), dtable })
     }
 
     /// Makes the gradients of bases zero where there are to be none ([`Parts::Residuals`]). Factors that are to be none need
@@ -88,16 +103,15 @@ impl<T: Elem> Model<T> {
         for param in &mut self.params {
             let Some(state) = &mut param.state else { continue };
             for base in param.pieces.iter().filter(|piece| piece.name.contains(".clusters.")) {
-                base.scatter(&vec![0.0; base.len()], &mut state.grad)?;
+                base.clear(&mut state.grad)?;
             }
         }
         Ok(())
     }
 
     /// Output projection, cross-entropy and final norm; leaves the gradient of the last stream in `dstream`.
-    fn head_backward(&mut self, targets: &[u32], pass: &Pass<'_>) -> Result<f32> {
-        let (rows, hidden, device) = (targets.len(), self.config.hidden, &self.device);
-        let mut loss = vec![0f32; rows];
+    fn head_backward(&mut self, pass: &Micro<'_>) -> Result<()> {
+        let (rows, hidden, device) = (pass.rows, self.config.hidden, &self.device);
         let scale = pass.scale / rows as f32;
         let x = self.acts.normed.front([rows, hidden]);
         let mut dnormed = self.acts.dnormed.front_mut([rows, hidden]);
@@ -107,13 +121,9 @@ impl<T: Elem> Model<T> {
             let (segments, x) = (Segments::Whole(end - start), x.narrow(0, start..end));
             let mut logits = self.acts.ws.lend().front_mut([end - start, self.config.vocab]);
             device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
-            let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
-            device.run(CrossEntropy {
-                logits: logits.reborrow(),
-                targets: View::new(&targets[start..end], [end - start])?,
-                scale,
-                loss,
-            })?;
+            let loss = self.acts.loss.view_mut().narrow(0, start..end);
+            let targets = self.acts.targets.view().narrow(0, start..end);
+            device.run(CrossEntropy { logits: logits.reborrow(), targets, scale, loss })?;
             let dy = logits.as_view();
             let dx = dnormed.reborrow().narrow(0, start..end);
             device.run(GroupedGemmDgrad { dy, w, segments, dx, accumulate: false })?;
@@ -133,14 +143,13 @@ impl<T: Elem> Model<T> {
             dgain: state.grad.flat_mut(),
             accumulate: pass.accumulate,
             workspace: self.acts.floats.view_mut(),
-        })?;
-        Ok((loss.iter().map(|&l| f64::from(l)).sum::<f64>() / rows as f64) as f32)
+        })
     }
 
     /// Turns the gradient of stream `l + 1` in `dstream` into that of stream `l`.
-    fn block_backward(&mut self, l: usize, rows: usize, seq: usize, pass: &Pass<'_>) -> Result<()> {
+    fn block_backward(&mut self, l: usize, seq: usize, pass: &Micro<'_>) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
-        let (hidden, heads) = (config.hidden, config.heads);
+        let (rows, hidden, heads) = (pass.rows, config.hidden, config.heads);
         let (params, full) = self.params.split_at_mut(config.fading_start(0));
         let params = &mut params[config.layer_start(l)..config.layer_start(l + 1)];
         let acts = &mut self.acts;
@@ -153,7 +162,7 @@ impl<T: Elem> Model<T> {
         let (attention, ffn_params) = params.split_at_mut(FFN);
         let mut offload = self.offload.as_mut().map(unlocked);
         if let Some(offload) = &mut offload {
-            offload.enter_backward(l, bounds(ffn), accumulate, &mut ffn_params[1..])?;
+            offload.enter_backward(l, &bounds(ffn), accumulate, &mut ffn_params[1..])?;
         }
         let loss = crate::ops::RouteLoss {
             balance: pass.router.loss.balance * pass.scale,
@@ -235,6 +244,11 @@ impl<T: Elem> Model<T> {
             workspace: acts.floats.view_mut(),
         })
     }
+}
+
+/// Mean of the losses of a batch.
+pub(super) fn mean(losses: &[f32]) -> f32 {
+    (losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64) as f32
 }
 
 fn no_state() -> Error {

@@ -18,7 +18,6 @@ use crate::error::{Result, ensure};
 use crate::ops::{Copy, GroupedGemm};
 use crate::plan::Segments;
 use crate::tensor::Tensor;
-use crate::view::View;
 
 /// Keys and values of sequences that a model continues.
 #[derive(Debug)]
@@ -27,6 +26,10 @@ pub struct Cache<T> {
     layers: Vec<Tensor<T, 3>>,
     /// Tokens of each sequence.
     lens: Vec<usize>,
+    /// Of the rows of a step, where the model computes: the sequence of each.
+    sequence: Tensor<u32, 1>,
+    /// Its position there.
+    position: Tensor<u32, 1>,
 }
 
 impl<T: Elem> Cache<T> {
@@ -59,7 +62,8 @@ impl<T: Elem> Model<T> {
         ensure!("Cache", sequences >= 1, sequences = sequences);
         ensure!("Cache", capacity >= 1 && capacity <= seq, capacity = capacity, seq = seq);
         let layers = (0..self.config.layers).map(|_| self.device.zeros(shape)).collect::<Result<_>>()?;
-        Ok(Cache { layers, lens: vec![0; sequences] })
+        let [sequence, position] = [self.device.zeros([FEW])?, self.device.zeros([FEW])?];
+        Ok(Cache { layers, lens: vec![0; sequences], sequence, position })
     }
 
     /// Starts a sequence anew with `ids`, one or more and at most its capacity; returns the `[vocab]` logits of the id after
@@ -81,7 +85,7 @@ impl<T: Elem> Model<T> {
         self.embed(ids, 1)?;
         let hidden = self.config.hidden;
         for (l, kept) in cache.layers.iter_mut().enumerate() {
-            self.block(l, rows, Context::Own(rows), temperature)?;
+            self.block(l, rows, Context::Own(rows), temperature.into())?;
             // The block's buffers may be the next one's too.
             let x = self.acts.block(l).qkv.front([rows, 3 * hidden]).narrow(1, hidden..3 * hidden);
             let kept = kept.view_mut().narrow(0, sequence..sequence + 1).narrow(1, 0..rows);
@@ -130,11 +134,13 @@ impl<T: Elem> Model<T> {
         let rows = tokens.len();
         let (sequence, ids): (Vec<u32>, Vec<u32>) = tokens.iter().map(|&(s, id)| (s as u32, id)).unzip();
         let position: Vec<u32> = tokens.iter().map(|&(s, _)| cache.lens[s] as u32).collect();
+        cache.sequence.write(0, &sequence)?;
+        cache.position.write(0, &position)?;
         self.embed(&ids, 1)?;
         for (l, kept) in cache.layers.iter_mut().enumerate() {
-            let (sequence, position) = (View::new(&sequence, [rows])?, View::new(&position, [rows])?);
+            let (sequence, position) = (cache.sequence.front([rows]), cache.position.front([rows]));
             let context = Context::Kept { kv: kept.view_mut(), sequence, position };
-            self.block(l, rows, context, temperature)?;
+            self.block(l, rows, context, temperature.into())?;
         }
         self.final_norm(rows)?;
         self.logits(0..rows)
@@ -143,12 +149,14 @@ impl<T: Elem> Model<T> {
     /// Logits of some rows, few, of the normed output.
     fn logits(&mut self, rows: Range<usize>) -> Result<Vec<f32>> {
         let (count, vocab) = (rows.len(), self.config.vocab);
-        let mut logits = self.acts.ws.lend().front_mut([count, vocab]);
+        let lent = self.acts.ws.lend();
         let x = self.acts.normed.view().narrow(0, rows);
         let (w, segments) = (self.params[EMBEDDING].weight.view(), Segments::Whole(count));
-        self.device.run(GroupedGemm { x, w, segments, y: logits.reborrow(), accumulate: false })?;
-        let logits = logits.as_view();
-        Ok((0..count).flat_map(|row| logits.row(row)).map(|l| l.to_f32()).collect())
+        let y = lent.front_mut([count, vocab]);
+        self.device.run(GroupedGemm { x, w, segments, y, accumulate: false })?;
+        let mut logits = vec![T::zeroed(); count * vocab];
+        lent.read(0, &mut logits)?;
+        Ok(logits.into_iter().map(T::to_f32).collect())
     }
 
     fn check_cache(&self, cache: &Cache<T>) -> Result<()> {

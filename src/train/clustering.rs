@@ -102,12 +102,12 @@ pub struct Clustering {
 }
 
 impl Clustering {
-    /// Nothing seen yet, every expert in its place.
-    pub fn new(model: &ModelConfig, device: &Device) -> Result<Self> {
+    /// Nothing seen yet, every expert in its place. It lives in host memory: the host alone changes it, after a step.
+    pub fn new(model: &ModelConfig) -> Result<Self> {
         if model.ffn != FfnKind::Clustered {
             return Ok(Clustering { layers: Vec::new() });
         }
-        let (experts, hidden) = (model.experts, model.hidden);
+        let (experts, hidden, device) = (model.experts, model.hidden, &Device::cpu());
         let layer = |l: usize| {
             let name = |part: &str| format!("model.layers.{l}.mlp.experts.{part}");
             let vector = |part: &str, len: usize| {
@@ -163,15 +163,12 @@ impl Clustering {
         self.layers.iter_mut().for_each(|experts| experts.seen.forget());
     }
 
-    /// Looks at a micro-batch that `model` just passed forward: `rows` token rows. `slots`, `[layers][experts]`, are those of
-    /// the step so far. What it saw counts once the step does, in [`track`](Self::track).
-    pub fn see<T: Elem>(&mut self, model: &Model<T>, rows: usize, slots: &[Vec<u64>]) -> Result<()> {
-        for ((l, experts), slots) in self.layers.iter_mut().enumerate().zip(slots) {
-            if let Some(mean) = model.mean_tokens(l, rows)? {
-                experts.seen.add(&mean, slots);
-            }
+    /// Looks at a micro-batch, which sent each expert rows of these means, `[experts, hidden]`, layer by layer. `slots`,
+    /// `[layers][experts]`, are those of the step so far. What it saw counts once the step does, in [`track`](Self::track).
+    pub(super) fn see<'m>(&mut self, means: impl Iterator<Item = &'m [f32]>, slots: &[Vec<u64>]) {
+        for ((experts, mean), slots) in self.layers.iter_mut().zip(means).zip(slots) {
+            experts.seen.add(mean, slots);
         }
-        Ok(())
     }
 
     /// Moves centroids and loads towards those of the step that was seen, all of its micro-batches at once.
@@ -185,14 +182,18 @@ impl Clustering {
         Ok(())
     }
 
-    /// Whether the router of a layer skips this step; asking ends it.
-    pub fn take_hold(&mut self, layer: usize) -> Result<bool> {
-        let Some(experts) = self.layers.get_mut(layer) else { return Ok(false) };
-        let held = experts.hold.tensor.to_vec()? != [0.0];
-        if held {
-            experts.hold.tensor.copy_from(&[0.0])?;
-        }
-        Ok(held)
+    /// The layers whose routers skip the next step.
+    pub(super) fn held(&self) -> Result<Vec<usize>> {
+        let held = |(l, experts): (usize, &Experts)| match experts.hold.tensor.host() {
+            Ok(hold) => (hold != [0.0]).then_some(Ok(l)),
+            Err(e) => Some(Err(e)),
+        };
+        self.layers.iter().enumerate().filter_map(held).collect()
+    }
+
+    /// A step is done: no router skips the next one.
+    pub(super) fn release(&mut self) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|experts| experts.hold.tensor.copy_from(&[0.0]))
     }
 
     /// Attempts to regroup the experts of every layer, after the optimiser's update of `step`.
@@ -286,8 +287,9 @@ impl Experts {
 
     /// The same from dot products of weights.
     pub(super) fn fused(&self, device: &Device, param: &Tensor<f64, 2>, alpha: f32) -> Result<Vec<f64>> {
-        let centroids = self.centroid.tensor.view().matrix(0);
-        fused_similarity(device, param.view(), Some(centroids), f64::from(alpha))
+        let mut centroids: Tensor<f32, 3> = device.zeros(self.centroid.tensor.shape())?;
+        centroids.copy_from(self.centroid.tensor.host()?)?;
+        fused_similarity(device, param.view(), Some(centroids.view().matrix(0)), f64::from(alpha))
     }
 
     /// The weighted means that a base may become: by load, by Fisher information, of which Adam's second moments are an

@@ -15,6 +15,7 @@ pub mod eval;
 pub mod exchange;
 pub mod generate;
 pub(crate) mod layout;
+mod ledger;
 pub mod load;
 pub mod memory;
 pub mod model;

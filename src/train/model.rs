@@ -19,8 +19,9 @@ use crate::moe::packed::{Residuals, fake_quantise, room_len};
 use crate::moe::{FfnKind, Forward, Layer, Router, Saved};
 use crate::ops::{
     Attention, AttentionStep, CentroidEma, Copy, Embedding, GroupedGemm, NegLogLikelihood, RmsNorm, Rope,
-    RouteLoss, RouteStats, Routing,
+    RouteLoss, RouteStats, Routing, Scalar,
 };
+use crate::place::{Operand, Place};
 use crate::plan::Segments;
 use crate::tensor::Tensor;
 use crate::view::{View, ViewMut};
@@ -218,13 +219,11 @@ impl<T: Elem> Model<T> {
         temperature: f32,
         mut visit: impl FnMut(usize, &Routed),
     ) -> Result<Vec<f32>> {
-        let (inputs, targets) = split_ids(ids, sequences)?;
-        self.forward(&inputs, sequences, temperature, &mut |l, stats, routing| {
-            visit(l, &Routed { stats, choices: routing.expert.to_vec()? });
+        let rows = self.load(ids, sequences)?;
+        self.forward(rows, sequences, temperature.into(), &mut |l, routing| {
+            visit(l, &Routed { stats: routing.stats()?, choices: routing.expert.to_vec()? });
             Ok(())
         })?;
-        let rows = inputs.len();
-        let mut loss = vec![0f32; rows];
         let head = self.params[EMBEDDING].weight.view();
         let hidden = self.acts.normed.front([rows, self.config.hidden]);
         for start in (0..rows).step_by(HEAD_ROWS) {
@@ -233,27 +232,42 @@ impl<T: Elem> Model<T> {
             let mut logits = self.acts.ws.lend().front_mut([end - start, self.config.vocab]);
             let x = hidden.narrow(0, start..end);
             self.device.run(GroupedGemm { x, w: head, segments, y: logits.reborrow(), accumulate: false })?;
-            let loss = ViewMut::new(&mut loss[start..end], [end - start])?;
-            let targets = View::new(&targets[start..end], [end - start])?;
+            let loss = self.acts.loss.view_mut().narrow(0, start..end);
+            let targets = self.acts.targets.view().narrow(0, start..end);
             self.device.run(NegLogLikelihood { logits: logits.as_view(), targets, loss })?;
         }
+        self.losses(rows)
+    }
+
+    /// Takes over a batch of `sequences` rows of equal length; returns the number of its tokens.
+    pub(super) fn load(&mut self, ids: &[u32], sequences: usize) -> Result<usize> {
+        let (inputs, targets) = split_ids(ids, sequences)?;
+        self.check_batch(inputs.len(), sequences)?;
+        self.acts.inputs.write(0, &inputs)?;
+        self.acts.targets.write(0, &targets)?;
+        Ok(inputs.len())
+    }
+
+    /// The loss of each token of the last batch.
+    pub(super) fn losses(&self, rows: usize) -> Result<Vec<f32>> {
+        let mut loss = vec![0f32; rows];
+        self.acts.loss.read(0, &mut loss)?;
         Ok(loss)
     }
 
-    /// Runs all blocks and the final norm on `sequences` rows of equal length, keeping the activations.
+    /// Runs all blocks and the final norm on the batch, of `sequences` rows of equal length, keeping the activations.
     pub(super) fn forward(
         &mut self,
-        inputs: &[u32],
+        rows: usize,
         sequences: usize,
-        temperature: f32,
-        visit: &mut dyn FnMut(usize, RouteStats, &Routing) -> Result<()>,
+        temperature: Scalar<'_>,
+        visit: &mut dyn FnMut(usize, &Routing) -> Result<()>,
     ) -> Result<()> {
-        let rows = inputs.len();
-        self.embed(inputs, sequences)?;
+        self.embed_batch(rows, sequences)?;
         for l in 0..self.config.layers {
             self.block(l, rows, Context::Own(rows / sequences), temperature)?;
             if let Some(routing) = self.acts.block(l).ffn.routing() {
-                visit(l, routing.stats()?, routing)?;
+                visit(l, routing)?;
             }
         }
         self.final_norm(rows)
@@ -269,13 +283,20 @@ impl<T: Elem> Model<T> {
         self.device.run(RmsNorm { x, gain, eps: self.config.norm_eps, y, inv_rms })
     }
 
-    /// Starts a pass: checks the batch and writes stream 0.
+    /// Starts a pass without targets: writes stream 0.
     pub(super) fn embed(&mut self, inputs: &[u32], sequences: usize) -> Result<()> {
-        let (rows, hidden) = (inputs.len(), self.config.hidden);
+        self.check_batch(inputs.len(), sequences)?;
+        self.acts.inputs.write(0, inputs)?;
+        self.embed_batch(inputs.len(), sequences)
+    }
+
+    /// Starts a pass over the batch: writes stream 0.
+    fn embed_batch(&mut self, rows: usize, sequences: usize) -> Result<()> {
+        let hidden = self.config.hidden;
         self.check_batch(rows, sequences)?;
         let table = self.params[EMBEDDING].weight.view().matrix(0);
-        let y = self.acts.stream_mut(0).front_mut([rows, hidden]);
-        let ids = View::new(inputs, [rows])?;
+        let Activations { streams, inputs, .. } = &mut self.acts;
+        let (ids, y) = (inputs.front([rows]), streams[0].front_mut([rows, hidden]));
         self.device.run(Embedding { ids, table, scale: embedding_scale(hidden), y })
     }
 
@@ -285,7 +306,7 @@ impl<T: Elem> Model<T> {
         l: usize,
         rows: usize,
         context: Context<'_, T>,
-        temperature: f32,
+        temperature: Scalar<'_>,
     ) -> Result<()> {
         let (device, config) = (&self.device, &self.config);
         let (hidden, heads, eps) = (config.hidden, config.heads, config.norm_eps);
@@ -343,21 +364,23 @@ impl<T: Elem> Model<T> {
         };
         let offload = unlocked(offload);
         self.layer.choose(&pass, params[FFN].weight.view(), ffn, ws)?;
-        offload.enter_forward(l, bounds(ffn), &mut params[FFN + 1..])?;
+        offload.enter_forward(l, &bounds(ffn), &mut params[FFN + 1..])?;
         self.layer.forward_chosen(pass, &views(&params[FFN..]), ffn, ws)?;
         offload.leave(&mut params[FFN + 1..])
     }
 
-    /// `[experts, hidden]`: the mean of what layer `l` sent to each expert in the last forward of a model in training, whose
-    /// batch had `rows` rows; 0 for an expert that was sent nothing. `None` when dense.
-    pub(super) fn mean_tokens(&self, l: usize, rows: usize) -> Result<Option<Vec<f32>>> {
-        let (block, hidden) = (self.acts.block(l), self.config.hidden);
-        let Some(plan) = block.ffn.plan() else { return Ok(None) };
-        let order = plan.by_expert();
-        let mut mean: Tensor<f32, 2> = self.device.zeros([order.groups(), hidden])?;
-        let x = block.normed2.front([rows, hidden]);
-        self.device.run(CentroidEma { x, order, beta: 1.0, mu: mean.view_mut() })?;
-        mean.to_vec().map(Some)
+    /// Writes the mean of what layer `l` sent to each expert in the last forward of a model in training, whose batch had
+    /// `rows` rows, to `mu`, `[experts, hidden]` and zero before; it stays so for an expert that was sent nothing.
+    pub(super) fn mean_tokens(&self, l: usize, rows: usize, mu: ViewMut<'_, f32, 2>) -> Result<()> {
+        let block = self.acts.block(l);
+        let Some(plan) = block.ffn.plan() else { return Ok(()) };
+        let x = block.normed2.front([rows, self.config.hidden]);
+        self.device.run(CentroidEma { x, order: plan.by_expert(), beta: 1.0, mu })
+    }
+
+    /// What the router of layer `l` decided in the last forward of a model in training; `None` when dense.
+    pub(super) fn routing(&self, l: usize) -> Option<&Routing> {
+        self.acts.block(l).ffn.routing()
     }
 
     fn check_batch(&self, rows: usize, sequences: usize) -> Result<()> {
@@ -380,9 +403,14 @@ fn views<T: Elem>(params: &[Param<T>]) -> Vec<View<'_, T, 3>> {
     params.iter().map(|p| p.weight.view()).collect()
 }
 
-/// Where the rows of each cluster start in the last forward's order, and where the last end.
-pub(super) fn bounds<T: Elem>(ffn: &Saved<T>) -> &[u32] {
-    ffn.plan().map_or(&[], |plan| plan.by_cluster().offsets())
+/// Where the rows of each cluster start in the last forward's order, and where the last end. On a CUDA device, whose choices
+/// nobody waits for, every cluster counts as chosen.
+pub(super) fn bounds<T: Elem>(ffn: &Saved<T>) -> Vec<u32> {
+    match ffn.plan().map(|plan| plan.by_cluster()) {
+        Some(order) if order.is_at(Place::Host) => order.offsets().to_vec(),
+        Some(order) => (0..=order.groups() as u32).collect(),
+        None => Vec::new(),
+    }
 }
 
 /// Factor from the embedding, which is the output projection too, to the stream: `sqrt(hidden)`, as in Vaswani

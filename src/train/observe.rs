@@ -3,24 +3,25 @@
 use super::model::{Context, Model, split_ids};
 use crate::elem::Elem;
 use crate::error::Result;
-use crate::view::View;
 
 impl<T: Elem> Model<T> {
     /// Runs all blocks on `sequences` rows of `seq + 1` ids, as [`Model::nll`] does, and calls `visit` with each layer's
-    /// number and what its feed-forward part was given, `[tokens, hidden]`.
+    /// number and what its feed-forward part was given, `[tokens, hidden]`, row-major.
     pub fn observe(
         &mut self,
         ids: &[u32],
         sequences: usize,
         temperature: f32,
-        mut visit: impl FnMut(usize, View<'_, T, 2>) -> Result<()>,
+        mut visit: impl FnMut(usize, &[T]) -> Result<()>,
     ) -> Result<()> {
         let (inputs, _) = split_ids(ids, sequences)?;
         let rows = inputs.len();
+        let mut given = vec![T::default(); rows * self.config.hidden];
         self.embed(&inputs, sequences)?;
         for l in 0..self.config.layers {
-            self.block(l, rows, Context::Own(rows / sequences), temperature)?;
-            visit(l, self.acts.block(l).normed2.front([rows, self.config.hidden]))?;
+            self.block(l, rows, Context::Own(rows / sequences), temperature.into())?;
+            self.acts.block(l).normed2.read(0, &mut given)?;
+            visit(l, &given)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The optimiser's update of one stretch of weights.
 
 use super::config::TrainConfig;
-use crate::ops::AdamW;
+use crate::ops::{AdamW, Rates};
 use crate::view::{View, ViewMut};
 
 /// What an update reads and writes, all of one length.
@@ -18,8 +18,8 @@ pub(super) struct Update<'a, T> {
 }
 
 impl<'a, T> Update<'a, T> {
-    /// The update of `step`; `norm` is that of the whole gradient.
-    pub fn at(self, step: u64, config: &TrainConfig, norm: View<'a, f32, 1>) -> AdamW<'a, T> {
+    /// The update at these rates; `norm` is that of the whole gradient.
+    pub fn at(self, rates: Rates<'a>, config: &TrainConfig, norm: View<'a, f32, 1>) -> AdamW<'a, T> {
         let Update { weight, grad, m, v, stored, decay } = self;
         AdamW {
             weight,
@@ -27,12 +27,11 @@ impl<'a, T> Update<'a, T> {
             m,
             v,
             stored,
-            lr: config.lr_at(step),
+            rates,
             beta1: config.beta1,
             beta2: config.beta2,
             eps: config.eps,
             weight_decay: if decay { config.weight_decay } else { 0.0 },
-            step,
             norm,
             max_norm: config.clip,
         }

@@ -116,6 +116,12 @@ impl Piece {
         values.chunks(len).zip(&mut starts).try_for_each(|(part, start)| tensor.write(start, part))
     }
 
+    /// Makes the piece zero in a tensor that holds it, wherever that is.
+    pub fn clear<E: Plain>(&self, tensor: &mut Tensor<E, 3>) -> Result<()> {
+        let (mut starts, len) = self.stretches(tensor.shape());
+        if self.is_empty() { Ok(()) } else { starts.try_for_each(|start| tensor.clear(start, len)) }
+    }
+
     /// Where its stretches of neighbouring elements start in a tensor of this shape, and how long each is: all rows at
     /// once where they are whole.
     fn stretches(&self, [_, rows, cols]: [usize; 3]) -> (impl Iterator<Item = usize> + use<>, usize) {

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::backward::Pass;
+use super::backward::Micro;
 use super::balance;
 use super::clustering::{Clustering, Event};
 use super::config::{FfnKind, Granularity, ModelConfig, TrainConfig};
+use super::ledger::{Given, Left};
 use super::load::LoadCounts;
 use super::model::Model;
 use super::offload::{self, OffloadCounts, unlocked};
 use super::optimiser::Update;
 use super::param::Param;
-use crate::device::Device;
+use crate::device::{Device, Repeated};
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::moe::Router;
@@ -27,10 +28,14 @@ pub struct Trainer<T> {
     config: TrainConfig,
     device: Device,
     step: u64,
-    norm: Tensor<f32, 1>,
+    given: Given,
+    left: Left,
     /// Workspace of the norm.
     squares: Tensor<f64, 1>,
-    ids: Vec<u32>,
+    /// What a step does on the device, as long as it is the same from step to step.
+    repeated: Repeated,
+    /// Whether that ends with packing residuals.
+    repeats_packing: bool,
     clustering: Clustering,
     /// The form of the model in the end; see [`TrainConfig::form`].
     form: FfnKind,
@@ -69,19 +74,20 @@ impl<T: Elem> Trainer<T> {
     /// A freshly initialised model, before its first step.
     pub fn new(model: &ModelConfig, config: &TrainConfig, device: &Device) -> Result<Self> {
         config.validate(model.seq)?;
-        let ids = vec![0; config.batch * (model.seq + 1)];
-        let clustering = Clustering::new(model, device)?;
+        let clustering = Clustering::new(model)?;
         let form = model.ffn;
         let first = ModelConfig { ffn: config.form(form, 0), ..model.clone() };
         let model = Model::new(&first, device, config.batch, config.seed, true)?;
         let mut trainer = Trainer {
+            given: Given::new(&first, config, device)?,
+            left: Left::new(&first, config, device)?,
+            repeated: Repeated::default(),
+            repeats_packing: false,
             model,
             config: config.clone(),
             device: device.clone(),
             step: 0,
-            norm: device.zeros([1])?,
             squares: device.zeros([0])?,
-            ids,
             clustering,
             form,
             budget: None,
@@ -124,6 +130,7 @@ impl<T: Elem> Trainer<T> {
 
     /// The model, to load into.
     pub fn model_mut(&mut self) -> &mut Model<T> {
+        self.repeated = Repeated::default(); // its tensors may move
         &mut self.model
     }
 
@@ -165,6 +172,7 @@ impl<T: Elem> Trainer<T> {
 
     /// What depends on the form of the model: the workspace, and master copies where storage is to differ from them.
     fn fit_model(&mut self) -> Result<()> {
+        self.repeated = Repeated::default();
         let len = GlobalNorm::workspace_len(self.model.params().iter().map(|p| p.len()));
         self.squares = self.device.zeros([len])?;
         if self.config.int4_from > 0 && self.model.config().ffn == FfnKind::Clustered {
@@ -200,50 +208,44 @@ impl<T: Elem> Trainer<T> {
 
     /// One step. `fill` is called for each micro-batch with its number and `batch * (seq + 1)` ids to write.
     ///
+    /// The host gives the device everything a step needs and reads everything it leaves when it is done: on a CUDA device
+    /// that is one graph from the second step on, with nothing to wait for inside.
+    ///
     /// A loss or gradient norm that is not finite ends in [`Error::Diverged`] and leaves weights, optimiser
     /// state, what is remembered about the experts, and step count as they were.
-    pub fn step(&mut self, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
+    pub fn step(&mut self, fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<StepReport> {
         let start = Instant::now();
-        let (step, config) = (self.step + 1, &self.config);
-        let _span = self.device.span("step").with("step", step);
-        let balance = if config.balance.has_loss() { config.balance_coefficient } else { 0.0 };
-        let loss = RouteLoss { balance, z: config.z_loss };
-        let router = Router { temperature: config.temperature_at(step), loss };
-        let scale = 1.0 / config.accumulate as f32;
-        let mut load = LoadCounts::default();
+        let step = self.step + 1;
+        let device = self.device.clone();
+        let _span = device.span("step").with("step", step);
+        let span = device.span("batch");
+        self.given.read(fill)?;
+        self.given.set(&self.config, step)?;
+        drop(span);
+        let packed = self.run(step)?;
+        self.left.read(&device)?;
+
+        let (mut load, loss) = (LoadCounts::default(), self.router_loss());
+        let (mut cross_entropy, mut balance, scale) = (0.0, 0.0, self.scale());
         self.clustering.start_step();
-        let (mut cross_entropy, mut balance) = (0.0, 0.0);
-        for micro in 0..config.accumulate {
-            let span = self.device.span("batch");
-            fill(micro, &mut self.ids)?;
-            drop(span);
-            let sequences = config.batch;
-            let pass = Pass { ids: &self.ids, sequences, scale, router, accumulate: micro > 0 };
-            let losses = self.model.gradients(pass, |layer, stats| load.add(layer, stats))?;
-            cross_entropy += scale * losses.cross_entropy;
-            balance += scale * losses.router;
-            if config.cluster_every > 0 {
-                let rows = self.ids.len() - sequences;
-                let _span = self.device.span("clustering");
-                self.clustering.see(&self.model, rows, load.slots())?;
+        for micro in 0..self.config.accumulate {
+            cross_entropy += scale * self.left.loss(micro)?;
+            let stats = self.left.stats(micro)?;
+            balance += scale * stats.iter().map(|stats| stats.loss(loss)).sum::<f64>() as f32;
+            stats.iter().enumerate().for_each(|(layer, stats)| load.add(layer, stats));
+            if self.config.cluster_every > 0 {
+                self.clustering.see(self.left.means(micro)?, load.slots());
             }
         }
-        self.model.drop_missing_gradients()?;
-        if !cross_entropy.is_finite() {
-            return Err(Error::Diverged { step, what: "loss", value: cross_entropy });
+        let grad_norm = self.left.grad_norm()?;
+        for (what, value) in [("loss", cross_entropy), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(Error::Diverged { step, what, value });
+            }
         }
-        let span = self.device.span("optimiser");
-        let grads =
-            self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
-        let (norm, workspace) = (self.norm.view_mut(), self.squares.view_mut());
-        self.device.run(GlobalNorm { grads, norm, workspace })?;
-        let grad_norm = self.norm.to_vec()?[0];
-        if !grad_norm.is_finite() {
-            return Err(Error::Diverged { step, what: "gradient norm", value: grad_norm });
-        }
-        let packed = self.update(step)?;
-        drop(span);
-        let span = self.device.span("clustering");
+        self.clustering.release()?;
+        let packed = self.update_offloaded(step)? || packed;
+        let span = device.span("clustering");
         self.adjust_balance(load.slots())?;
         let mut clustering = Vec::new();
         if self.config.form(self.form, step) != self.model.config().ffn {
@@ -273,6 +275,63 @@ impl<T: Elem> Trainer<T> {
             tokens: self.config.tokens_per_step(self.model.config().seq) as usize,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// Coefficients of the router's losses.
+    fn router_loss(&self) -> RouteLoss {
+        let balance = if self.config.balance.has_loss() { self.config.balance_coefficient } else { 0.0 };
+        RouteLoss { balance, z: self.config.z_loss }
+    }
+
+    /// Share of a micro-batch in a step.
+    fn scale(&self) -> f32 {
+        1.0 / self.config.accumulate as f32
+    }
+
+    /// What a step does on the device; tells whether it leaves residuals packed that are to be.
+    fn run(&mut self, step: u64) -> Result<bool> {
+        let held = self.clustering.held()?;
+        // Regrouping works on what is not packed yet, and offloaded clusters have not taken the step.
+        let offloaded = self.model.offload.is_some();
+        let changes =
+            self.config.form(self.form, step) != self.model.config().ffn || self.config.clusters_at(step);
+        let packs = self.config.packs(step) && !changes && !offloaded && !self.model.is_fading();
+        let mut repeated = std::mem::take(&mut self.repeated);
+        // What this step does and others do not must not be repeated, nor be left out.
+        let unlike = !held.is_empty() || offloaded || packs != self.config.packs(step);
+        let done = if unlike {
+            self.enqueue(&held, packs)
+        } else {
+            if packs != self.repeats_packing {
+                (repeated, self.repeats_packing) = (Repeated::default(), packs);
+            }
+            let device = self.device.clone();
+            device.repeat(&mut repeated, || self.enqueue(&held, packs))
+        };
+        self.repeated = repeated;
+        done.map(|()| packs)
+    }
+
+    /// Gradients of the micro-batches, their norm, and the update of what is in memory, from which the routers of some layers
+    /// are held.
+    fn enqueue(&mut self, held: &[usize], packs: bool) -> Result<()> {
+        let (loss, scale) = (self.router_loss(), self.scale());
+        for micro in 0..self.config.accumulate {
+            let router = Router { temperature: self.given.temperature(), loss };
+            let rows = self.given.load(micro, &mut self.model)?;
+            let sequences = self.config.batch;
+            self.model.add_gradients(&Micro { rows, sequences, scale, router, accumulate: micro > 0 })?;
+            let _span = self.device.span("clustering");
+            self.left.keep(micro, &self.model)?;
+        }
+        let _span = self.device.span("optimiser");
+        self.model.drop_missing_gradients()?;
+        let grads =
+            self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
+        let (norm, workspace) = (self.left.norm_mut().view_mut(), self.squares.view_mut());
+        self.device.run(GlobalNorm { grads, norm, workspace })?;
+        self.update(held)?;
+        if packs { self.model.pack_residuals(self.config.int4.format()) } else { Ok(()) }
     }
 
     /// What follows the tokens and the load of a step: their moving means, and the selection biases.
@@ -306,19 +365,15 @@ impl<T: Elem> Trainer<T> {
         }
     }
 
-    /// The optimiser's step; tells whether it left residuals packed that are to be.
-    fn update(&mut self, step: u64) -> Result<bool> {
-        let (config, norm) = (&self.config, self.norm.view());
-        let mut routers = self.model.routers().enumerate().peekable();
-        for (i, param) in self.model.params_mut().iter_mut().enumerate() {
+    /// The optimiser's step on what is in memory. A norm that is not finite changes nothing.
+    fn update(&mut self, held: &[usize]) -> Result<()> {
+        let (config, norm) = (&self.config, self.left.norm().view());
+        let held: Vec<usize> =
+            self.model.routers().enumerate().filter(|(l, _)| held.contains(l)).map(|(_, at)| at).collect();
+        for (i, param) in self.model.params.iter_mut().enumerate() {
             let Some(state) = &mut param.state else { continue };
-            if let Some((layer, _)) = routers.next_if(|&(_, router)| router == i)
-                && self.clustering.take_hold(layer)?
-            {
-                continue;
-            }
-            if param.weight.is_empty() {
-                continue; // It is offloaded.
+            if held.contains(&i) || param.weight.is_empty() {
+                continue; // An empty one is offloaded.
             }
             let (weight, stored) = match &mut state.master {
                 Some(master) => (master.flat_mut(), Some(param.weight.flat_mut())),
@@ -326,12 +381,19 @@ impl<T: Elem> Trainer<T> {
             };
             let (grad, m, v) = (state.grad.flat(), state.m.flat_mut(), state.v.flat_mut());
             let update = Update { weight, grad, m, v, stored, decay: param.decay };
-            self.device.run(update.at(step, config, norm))?;
+            self.device.run(update.at(self.given.rates(), config, norm))?;
         }
+        Ok(())
+    }
+
+    /// The optimiser's step on what is offloaded; tells whether it left residuals packed that are to be.
+    fn update_offloaded(&mut self, step: u64) -> Result<bool> {
         let Model { offload, params, config: model, .. } = &mut self.model;
         let Some(offload) = offload else { return Ok(false) };
+        let _span = self.device.span("optimiser");
         // Regrouping works on what is not packed yet.
-        let packs = config.packs(step) && !config.clusters_at(step);
+        let packs = self.config.packs(step) && !self.config.clusters_at(step);
+        let norm = self.left.grad_norm()?;
         unlocked(offload).update(step, norm, packs, params, |layer| model.owned_by_clusters(layer))?;
         Ok(packs)
     }

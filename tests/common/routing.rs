@@ -71,7 +71,7 @@ pub fn run<T: Elem>(
         x: x.view_on(device),
         w: w.view_on(device),
         bias: (!router.bias.is_empty()).then(|| bias.view_on(device)),
-        temperature: router.temperature as f32,
+        temperature: (router.temperature as f32).into(),
         mode: mode(router),
         routing: &mut routing,
         workspace: workspace.view_mut_on(device),

@@ -89,6 +89,11 @@ pub fn squares_hold<T: Elem>(d: &Device, seq: usize, head_dim: usize) {
         workspace = Guarded::<f32, 1>::nan([AttentionBackward::<T>::workspace_len(rows, HEADS)]);
         AttentionBackward { dout: dout.view_on(d), out: out.view_on(d), qkv: qkv.view_on(d), lse: lse.view_on(d),
             heads, seq, dqkv: dqkv.view_mut_on(d), workspace: workspace.view_mut_on(d) });
+    let ids = |of: [u32; 2]| Guarded::ids(&of);
+    holds!(d; qkv = normal::<T, 2>(1, [2, 3 * hidden]), kv = normal::<T, 3>(5, [3, seq, 2 * hidden]),
+        sequence = ids([2, 0]), position = ids([seq as u32 - 1, 0]), out = Guarded::<T, 2>::nan([2, hidden]);
+        AttentionStep { qkv: qkv.view_on(d), heads, theta: 1e4, kv: kv.view_mut_on(d), sequence: sequence.view_on(d),
+            position: position.view_on(d), out: out.view_mut_on(d) });
 }
 
 /// How alike experts are: a small tile's worth of them, or more.
@@ -128,8 +133,10 @@ pub fn routes_hold<T: Elem>(d: &Device, tokens: usize, [experts, clusters, topk]
     let dlogits: Tensor<f32, 2> = d.zeros([tokens, logits]).unwrap();
     let (dx, dw): (Tensor<T, 2>, Tensor<f32, 2>) =
         (d.zeros([tokens, HIDDEN]).unwrap(), d.zeros([logits, HIDDEN]).unwrap());
+    let heat = Guarded::<f32, 1>::of(&[0.9], [1]);
     let work = |d: &Device, (routing, plan, room, dlogits, dx, dw): &mut (Routing, Plan, _, _, _, _)| {
-        let (x, w, temperature, mode) = (x.view_on(d), w.view_on(d), 0.9, RouteMode::TwoStage);
+        let (x, w, temperature, mode) =
+            (x.view_on(d), w.view_on(d), Scalar::At(heat.view_on(d)), RouteMode::TwoStage);
         let workspace = Tensor::view_mut(room);
         run(d, Route { x, w, bias: None, temperature, mode, routing, workspace }).unwrap();
         let (cluster, expert) = (routing.cluster.view(), routing.expert.view());

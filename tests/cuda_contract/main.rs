@@ -18,8 +18,8 @@ use experts::{alike_hold, batches_hold, experts_hold, routes_hold, squares_hold}
 use int4::int4_holds;
 use replay::{captured, normal};
 use rows::{plans_hold, rows_hold, steps_hold};
-use trimoe::ops::{AttentionStep, Copy};
-use trimoe::{DType, Device, Elem, Error, bf16, cuda, f16};
+use trimoe::ops::Copy;
+use trimoe::{DType, Device, Elem, bf16, cuda, f16};
 
 fn cuda_devices() -> Vec<Device> {
     all_devices().into_iter().filter(|d| d.as_cuda().is_some()).collect()
@@ -45,25 +45,6 @@ fn all_hold<T: Elem>(d: &Device) {
         int4_holds::<T>(d, rows, shape);
     }
     [0, 16, 33_001].into_iter().for_each(|len| steps_hold::<T>(d, len));
-}
-
-#[test]
-fn an_operation_without_kernels_says_so() {
-    for device in cuda_devices() {
-        let qkv = device.zeros::<f32, 2>([1, 12]).unwrap();
-        let (mut kv, mut out) = (device.zeros([1, 2, 8]).unwrap(), device.zeros([1, 4]).unwrap());
-        let ids = device.zeros([1]).unwrap();
-        let result = device.run(AttentionStep {
-            qkv: qkv.view(),
-            heads: 2,
-            theta: 100.0,
-            kv: kv.view_mut(),
-            sequence: ids.view(),
-            position: ids.view(),
-            out: out.view_mut(),
-        });
-        assert!(matches!(result, Err(Error::Unsupported { op: "attention_step", .. })), "{result:?}");
-    }
 }
 
 /// In one test: a capture in the strictest mode is alone with the driver. It starts with one on a device that has loaded

@@ -77,8 +77,9 @@ pub fn steps_hold<T: Elem>(d: &Device, len: usize) {
         GlobalNorm { grads: vec![a.view_on(d), b.view_on(d)], norm: norm.view_mut_on(d),
             workspace: workspace.view_mut_on(d) });
     holds!(d; weight = v(1), grad = v(2), m = v(3), v = Guarded::of(&vec![0.5; len], [len]),
-        stored = Guarded::<T, 1>::nan([len]), norm = Guarded::<f32, 1>::of(&[3.0], [1]);
+        stored = Guarded::<T, 1>::nan([len]), norm = Guarded::<f32, 1>::of(&[3.0], [1]),
+        rates = Guarded::<f32, 1>::of(&Rates::values(0.1, 3, [0.9, 0.99]).map(f64::from), [3]);
         AdamW { weight: weight.view_mut_on(d), grad: grad.view_on(d), m: m.view_mut_on(d), v: v.view_mut_on(d),
-            stored: Some(stored.view_mut_on(d)), lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1,
-            step: 3, norm: norm.view_on(d), max_norm: 1.0 });
+            stored: Some(stored.view_mut_on(d)), rates: Rates::At(rates.view_on(d)), beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1,
+            norm: norm.view_on(d), max_norm: 1.0 });
 }

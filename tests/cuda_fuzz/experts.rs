@@ -88,7 +88,7 @@ pub fn route<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     let accumulate = rng.below(2) == 0;
     let mut workspace = room(rng, Route::<T>::workspace_len(tokens, clusters * per, clusters));
     let mut routing = Routing::new(device, tokens, topk, clusters * per, clusters).unwrap();
-    let (x, w, temperature) = (x.view_on(device), w.view_on(device), 4.0);
+    let (x, w, temperature) = (x.view_on(device), w.view_on(device), 4.0.into());
     let op = Route {
         x,
         w,

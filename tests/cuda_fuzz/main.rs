@@ -33,7 +33,7 @@ fn every_kernel_agrees_with_the_cpu_on_anything() {
     let devices = all_devices();
     let [cpu, cuda] = &devices[..] else { return };
     let cases = cases!(
-        rows: add adamw attention centroid_ema combine copy cross_entropy embedding global_norm nll permute rms_norm
+        rows: add adamw attention attention_step centroid_ema combine copy cross_entropy embedding global_norm nll permute rms_norm
             rope swiglu;
         experts: expand grouped_gemm residual_gram route similarity;
         int4: int4 int4_gemm packed_experts

@@ -26,12 +26,11 @@ pub fn adamw<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
         m: m.view_mut_on(device),
         v: v.view_mut_on(device),
         stored: stores.then(|| stored.view_mut_on(device)),
-        lr: 0.1,
+        rates: Rates::Step { lr: 0.1, step: 3 },
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
         weight_decay: 0.1,
-        step: 3,
         norm: norm.view_on(device),
         max_norm: 1.0,
     };
@@ -62,6 +61,29 @@ pub fn attention<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
     };
     run(device, op).unwrap();
     vec![out.written(), lse.written(), dqkv.written()]
+}
+
+pub fn attention_step<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {
+    let (heads, head_dim, seq) = (1 + rng.below(3), 2 + 2 * rng.below(40), 1 + rng.below(70));
+    let (rows, hidden) = (rng.below(5), heads * head_dim);
+    let sequences = rows + rng.below(3);
+    let qkv = normal::<T, 2>(rng, [rows, 3 * hidden]);
+    let (mut kv, mut out) =
+        (normal::<T, 3>(rng, [sequences, seq, 2 * hidden]), nan::<T, 2>(rng, [rows, hidden]));
+    let first = rng.below(sequences.max(1));
+    let sequence: Vec<u32> = (0..rows).map(|row| ((first + row) % sequences) as u32).collect();
+    let (sequence, position) = (Guarded::ids(&sequence).moved(rng.below(5), 0), ids(rng, rows, seq));
+    let op = AttentionStep {
+        qkv: qkv.view_on(device),
+        heads,
+        theta: 100.0,
+        kv: kv.view_mut_on(device),
+        sequence: sequence.view_on(device),
+        position: position.view_on(device),
+        out: out.view_mut_on(device),
+    };
+    run(device, op).unwrap();
+    vec![kv.written(), out.written()]
 }
 
 pub fn centroid_ema<T: Elem>(device: &Device, rng: &mut Rng) -> Vec<Vec<f64>> {

@@ -1,13 +1,13 @@
-//! Attention of one sequence. Models have more heads than are run here: the counts are linear in them.
+//! Attention of one sequence, and of a new token of each of two. Models have more heads than are run here: the counts are linear in them.
 
-use trimoe::ops::{Attention, AttentionBackward};
+use trimoe::ops::{Attention, AttentionBackward, AttentionStep};
 use trimoe::{Result, bf16};
 
 use super::Case;
 use crate::lab::{Lab, Need, Row, Sectors};
 use crate::shapes::Shape;
 
-pub const CASES: &[Case] = &[forward, backward];
+pub const CASES: &[Case] = &[forward, backward, step];
 
 const HEADS: usize = 2;
 
@@ -99,6 +99,37 @@ fn backward(lab: &Lab, s: &Shape) -> Result<Row> {
         seq: s.tokens,
         dqkv: dqkv.view_mut(),
         workspace: workspace.view_mut(),
+    };
+    lab.measure(s, need, op)
+}
+
+fn step(lab: &Lab, s: &Shape) -> Result<Row> {
+    const ROWS: usize = 2;
+    let cut = Cut::of(s);
+    let qkv = lab.filled::<bf16, 2>([ROWS, 3 * cut.hidden()])?;
+    let mut kv = lab.filled::<bf16, 3>([ROWS, s.tokens, 2 * cut.hidden()])?;
+    let mut out = lab.zeros::<bf16, 2>([ROWS, cut.hidden()])?;
+    let last = s.tokens as u32 - 1;
+    let (sequence, position) = (lab.given(&[1u32, 0], [ROWS])?, lab.given(&[last; ROWS], [ROWS])?);
+    let blocks = (ROWS * HEADS) as u64;
+    let own = qkv.sectors() / 3 * 2;
+    let need = Need {
+        // What is read, and the keys and values that are written.
+        floor: qkv.sectors() + kv.sectors() + own + out.sectors() + sequence.sectors() + position.sectors(),
+        // Each warp of each block asks where its row is.
+        again: (2 * 8 - 2) * blocks,
+        // The sums of a warp: 32 bytes a lane, in two stores that meet every bank twice.
+        spare_wavefronts: 0,
+        ..Need::default()
+    };
+    let op = AttentionStep {
+        qkv: qkv.view(),
+        heads: HEADS,
+        theta: 1e4,
+        kv: kv.view_mut(),
+        sequence: sequence.view(),
+        position: position.view(),
+        out: out.view_mut(),
     };
     lab.measure(s, need, op)
 }

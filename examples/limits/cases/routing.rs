@@ -34,7 +34,7 @@ impl Router {
             x: self.x.view(),
             w: self.w.view(),
             bias: None,
-            temperature: 1.0,
+            temperature: 1.0.into(),
             mode: RouteMode::TwoStage,
             routing: &mut self.routing,
             workspace: self.workspace.view_mut(),
@@ -125,7 +125,7 @@ fn route_backward(lab: &Lab, s: &Shape) -> Result<Row> {
     let op = RouteBackward {
         x: router.x.view(),
         w: router.w.view(),
-        temperature: 1.0,
+        temperature: 1.0.into(),
         mode: RouteMode::TwoStage,
         routing: &router.routing,
         dweight: dweight.view(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use trimoe::ops::{AdamW, CrossEntropy, Embedding, EmbeddingBackward, GlobalNorm, RmsNormBackward};
+use trimoe::ops::{AdamW, CrossEntropy, Embedding, EmbeddingBackward, GlobalNorm, Rates, RmsNormBackward};
 use trimoe::{Result, Tensor, bf16};
 
 use super::{Case, once, one_by_one};
@@ -121,12 +121,11 @@ fn adamw(lab: &Lab, s: &Shape) -> Result<Row> {
         m: m.view_mut(),
         v: v.view_mut(),
         stored: Some(stored.view_mut()),
-        lr: 1e-3,
+        rates: Rates::Step { lr: 1e-3, step: 1 },
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
         weight_decay: 0.1,
-        step: 1,
         norm: norm.view(),
         max_norm: 1.0,
     };

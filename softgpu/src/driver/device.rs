@@ -7,10 +7,8 @@ use super::attributes;
 use super::call::api;
 use super::state::{device, driver, initialise};
 use crate::chip::Chip;
+use crate::options::Options;
 use crate::{Code, Error, Result};
-
-/// CUDA 13.0.
-pub(super) const VERSION: i32 = 13_000;
 
 const PCI: &str = "0000:01:00.0";
 
@@ -43,7 +41,8 @@ api! {
     }
 
     fn cuDriverGetVersion(driverVersion: Out<i32>) {
-        driverVersion.set(VERSION)
+        // Unlike the rest it works before cuInit.
+        driverVersion.set(Options::from_env()?.driver)
     }
 
     fn cuDeviceGetCount(count: Out<i32>) {

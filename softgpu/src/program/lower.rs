@@ -10,7 +10,7 @@ use crate::isa;
 use crate::machine::memory::Memory;
 use crate::machine::registers::{P, Reg};
 use crate::machine::step::CODE_BASE;
-use crate::options::Options;
+use crate::options::{DRIVER, Options};
 use crate::ptx::ast::{Function, Instruction, Module, Space, Statement, Type, Variable};
 use crate::{Code, Error, Result};
 
@@ -25,6 +25,14 @@ pub fn target(module: &Module, options: &Options) -> Result<u32> {
         .map_err(|_| Error::new(Code::InvalidPtx, format!(".target {} is not known", module.target)))?;
     let exact = module.target.ends_with(['a', 'f']);
     let chip = options.chip;
+    // CUDA 11.0, 12.0, 13.0 brought PTX 7.0, 8.0, 9.0, and each minor version the next one.
+    let newest = ((options.driver / 1000 - 4) as u32, (options.driver % 1000 / 10) as u32);
+    if options.driver < DRIVER && module.version > newest {
+        let ((major, minor), driver) = (module.version, options.driver);
+        let text =
+            format!("the PTX is of version {major}.{minor}, the driver of CUDA {driver} (SOFTGPU_DRIVER)");
+        return Err(Error::new(Code::UnsupportedPtxVersion, text));
+    }
     if target > chip.capability || (exact && target != chip.capability) {
         let text = format!("the PTX is for {}, the device is {} (SOFTGPU_ARCH)", module.target, chip.arch);
         return Err(Error::new(Code::NoBinaryForGpu, text));

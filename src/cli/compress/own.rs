@@ -61,7 +61,8 @@ struct Json<'a> {
     ppl_word_random: Option<f64>,
 }
 
-pub(super) fn run(args: &CompressOptions, device: &Device) -> Result<u8> {
+/// Models run on `device`, layers are converted on `cpu`.
+pub(super) fn run(args: &CompressOptions, device: &Device, cpu: &Device) -> Result<u8> {
     let job = Job::new(args, device)?;
     let run = RunFolder::create(&args.to)?;
     let mut flat = job.flat(job.train().batch, false)?;
@@ -73,7 +74,7 @@ pub(super) fn run(args: &CompressOptions, device: &Device) -> Result<u8> {
     };
     let shards = Shards::open(job.checkpoint.path())?;
     let compressor = Compressor {
-        device,
+        device: cpu,
         flat: &flat,
         shards: &shards,
         calibration: &calibration,

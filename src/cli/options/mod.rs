@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::budget::Budget;
+use crate::cli::device::DeviceName;
 use crate::moe::FfnKind;
 use crate::train::config::{Balance, BaseWeights, BiasStep, Granularity, Mode, Parts, Precision};
 use crate::train::preset::Preset;
@@ -111,7 +112,10 @@ pub(crate) struct Options {
     /// Print results as JSON, as the last line or into FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     pub json: Option<PathBuf>,
-    /// Threads; 0 for one per core [default: 0].
+    /// Where to compute: cpu, cuda, cuda:N, or auto for the first CUDA device if there is one [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceName>,
+    /// Threads of the CPU; 0 for one per core [default: 0].
     #[arg(long)]
     pub threads: Option<usize>,
     /// Seed of the weights and of the order of the data.

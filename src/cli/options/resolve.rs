@@ -95,7 +95,9 @@ impl Options {
     /// Everything that makes a run what it is, written out: the file that repeats it.
     pub fn resolved(&self, model: &ModelConfig, train: &TrainConfig) -> Result<Self> {
         let mut all = to_map(self)?;
-        for passing in ["tokens", "out", "checkpoint", "from", "resume", "stop-at", "json", "threads"] {
+        for passing in
+            ["tokens", "out", "checkpoint", "from", "resume", "stop-at", "json", "device", "threads"]
+        {
             all.remove(passing);
         }
         all.extend(to_map(model)?);

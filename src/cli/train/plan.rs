@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use super::session::Session;
 use crate::cli::allocator::give_back_early;
 use crate::cli::corpus::{Language, cache_folder};
+use crate::cli::device::Chosen;
 use crate::cli::metrics::Metrics;
 use crate::cli::options::Options;
 use crate::cli::profile::Wanted;
-use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::{Error, Result};
 use crate::train::checkpoint::{Checkpoint, Description, RunFolder};
@@ -175,12 +175,8 @@ impl Plan {
         if let Some(budget) = budget {
             check_budget(budget, &model, &train)?;
         }
-        let device = Device::cpu_with_threads(options.threads()?)?;
+        let chosen = Chosen::open(&options)?;
         let run = RunFolder::create(&out)?;
-        let profiler = profile.map(|wanted| wanted.start::<T>(&device)).transpose()?;
-        let device = profiler.as_ref().map_or(device, |profiler| profiler.device().clone());
-        // What measuring took does not count.
-        let memory = PeakMemory::start();
         let cache = cache_folder(&options, &out);
         let language = match &start {
             Some(start) => Language::of_checkpoint(start.checkpoint())?,
@@ -189,15 +185,23 @@ impl Plan {
         let evaluation = language.evaluation(&options, model.seq, &cache)?;
         let batches = language.batches(&options, &model, &train, &cache)?;
 
-        let mut trainer = Trainer::<T>::new(&model, &train, &device)?;
-        if let Some(budget) = budget {
-            trainer.offload(budget, &out)?;
-        }
-        match &start {
-            Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
-            Some(Start::Weights(checkpoint)) => checkpoint.load_weights(&mut trainer)?,
-            None => {}
-        }
+        let (device, (profiler, memory, trainer)) = chosen.with(|device| {
+            let profiler = profile.clone().map(|wanted| wanted.start::<T>(device)).transpose()?;
+            // What measuring took does not count.
+            let memory = PeakMemory::start();
+            let device = profiler.as_ref().map_or(device, |profiler| profiler.device());
+            let mut trainer = Trainer::<T>::new(&model, &train, device)?;
+            if let Some(budget) = budget {
+                trainer.offload(budget, &out)?;
+            }
+            match &start {
+                Some(Start::Resume(checkpoint)) => checkpoint.load_trainer(&mut trainer)?,
+                Some(Start::Weights(checkpoint)) => checkpoint.load_weights(&mut trainer)?,
+                None => {}
+            }
+            Ok((profiler, memory, trainer))
+        })?;
+        let device = profiler.as_ref().map_or(device, |profiler| profiler.device().clone());
         let config = options.resolved(&model, &train)?.to_toml()?;
         let config_path = out.join("config.toml");
         std::fs::write(&config_path, config).map_err(Error::io("write", &config_path))?;
@@ -220,6 +224,9 @@ impl Plan {
         };
         session.announce();
         let code = session.run(evaluation);
+        if let Err(Error::Cuda { .. }) = &code {
+            session.note_checkpoint();
+        }
         // However it ended: there is a profile of what it did.
         let profile = session.end_profile();
         code.and_then(|code| profile.map(|_| code))

@@ -123,6 +123,16 @@ impl<T: Elem> Session<T> {
         ));
     }
 
+    /// Says where a run that its device failed goes on from.
+    pub(super) fn note_checkpoint(&self) {
+        if let Some((step, path)) = self.run.checkpoints().ok().and_then(|mut found| found.pop()) {
+            note(format_args!(
+                "the checkpoint of step {step} is in {}: --resume goes on from it, on any --device",
+                path.display()
+            ));
+        }
+    }
+
     fn save(&self) -> Result<()> {
         let Description { model, train, .. } = &self.description;
         let step = self.trainer.step_count();

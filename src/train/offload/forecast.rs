@@ -56,6 +56,12 @@ impl Forecast {
         self.tick += 1;
     }
 
+    /// The layer of the next pass that reads weights alone; `None` where the optimiser comes first.
+    pub fn next_pass(&self) -> Option<usize> {
+        let next = self.at + 1;
+        if next < self.layers { Some(next) } else { (2 * self.layers).checked_sub(next + 1) }
+    }
+
     /// The pass is done with a part.
     pub fn used(&mut self, index: usize) {
         self.used_at[index] = self.tick;

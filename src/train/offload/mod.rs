@@ -10,46 +10,48 @@
 //! with its own learning rate, when the cluster is needed next: in a forward, a checkpoint, a regrouping. So training is
 //! the same to the bit with any budget, and without one.
 //!
+//! Parts are in host memory or in the file wherever the model is. Of a model on a CUDA device the weights of a layer go there
+//! for a pass, all clusters of it, since choices stay on the device; gradients come back for the optimiser's steps, which are
+//! the CPU's: within rounding those of a model that is not offloaded.
+//!
 //! What is evicted is the part whose next use is farthest away, in the order of passes that every step has; a thread reads
 //! what the next two passes will need.
 
 mod budget;
 mod forecast;
+mod lane;
 mod model;
 mod part;
+mod passes;
+mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
+mod words;
 mod worker;
 
 use std::path::Path;
 
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::cast_slice;
 
 use self::budget::parts;
 pub use self::budget::{check_budget, least_budget, part_bytes};
-use self::forecast::Visit;
+use self::lane::Lane;
 pub(super) use self::model::unlocked;
 pub(super) use self::part::Field;
-use self::part::{Kind, Part, TENSORS, elements};
+use self::part::{Kind, Part, TENSORS};
 pub use self::store::OffloadCounts;
 use self::store::Store;
 use self::worker::Scratch;
 pub(super) use self::worker::remove_stale;
-use super::config::{FfnKind, ModelConfig, TrainConfig};
-use super::optimiser::Update;
+use super::config::{ModelConfig, TrainConfig};
 use super::param::{Param, Piece};
 use crate::device::Device;
 use crate::elem::Elem;
-use crate::error::{Error, Result};
-use crate::moe::packed::{fake_quantise, room_len};
-use crate::moe::{Layer, Shape};
+use crate::error::Result;
+use crate::moe::Shape;
 use crate::place::Place;
 use crate::tensor::Tensor;
-use crate::view::{View, ViewMut};
-
-/// Passes for which parts are read ahead.
-const AHEAD: usize = 2;
 
 /// The clusters of a model in training, and where they are.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(super) struct Offload {
     store: Store,
     _scratch: Option<Scratch>,
     device: Device,
+    /// Where the optimiser's steps of the parts run: the CPU.
+    host: Device,
     config: TrainConfig,
     shape: Shape,
     /// Whether weight decay applies, by tensor.
@@ -72,6 +76,8 @@ pub(super) struct Offload {
     packs: bool,
     /// Bytes of the tensors that are filled.
     window: u64,
+    /// The way to a CUDA device; none where weights are filled in host memory.
+    lane: Option<Lane>,
 }
 
 impl Offload {
@@ -98,15 +104,13 @@ impl Offload {
         device: &Device,
         done: u64,
     ) -> Result<Self> {
-        if device.place() != Place::Host {
-            let device = device.place().to_string();
-            return Err(Error::Unsupported { op: "Offload", device });
-        }
         let clusters = store.parts.layers * store.parts.clusters;
+        let lane = Lane::new(device, store.parts.clusters * store.parts.words(Kind::Weights))?;
         Ok(Offload {
             store,
             _scratch: scratch,
             device: device.clone(),
+            host: if device.place() == Place::Host { device.clone() } else { Device::cpu() },
             config: train.clone(),
             shape: model.layer().shape,
             decay: [true; TENSORS],
@@ -115,6 +119,7 @@ impl Offload {
             chosen: vec![false; clusters],
             packs: false,
             window: 0,
+            lane,
         })
     }
 
@@ -133,228 +138,9 @@ impl Offload {
         layer * self.store.parts.clusters + cluster
     }
 
-    /// Forgets which clusters the last step's batches chose.
-    pub fn begin_step(&mut self) {
-        self.chosen.fill(false);
-    }
-
-    /// Before the forward of a layer whose router chose clusters with these bounds of rows: fills their weights.
-    pub fn enter_forward<T: Elem>(
-        &mut self,
-        layer: usize,
-        bounds: &[u32],
-        params: &mut [Param<T>],
-    ) -> Result<()> {
-        self.store.forecast.visit(Visit::Forward(layer));
-        let first = self.cluster(layer, 0);
-        let more = self.chosen[first..first + self.store.parts.clusters].contains(&true);
-        self.store.forecast.chose(layer, bounds.windows(2).map(|b| b[0] < b[1]), more);
-        self.fill_weights(layer, bounds, params)
-    }
-
-    /// Before the backward of a layer: fills the weights of the clusters that its forward chose, and makes room for the
-    /// gradients of a step's first micro-batch, which take memory where they are not zero.
-    pub fn enter_backward<T: Elem>(
-        &mut self,
-        layer: usize,
-        bounds: &[u32],
-        more: bool,
-        params: &mut [Param<T>],
-    ) -> Result<()> {
-        self.store.forecast.visit(Visit::Backward(layer));
-        for (cluster, b) in bounds.windows(2).enumerate() {
-            let i = self.cluster(layer, cluster);
-            self.chosen[i] |= b[0] < b[1];
-        }
-        for (t, param) in params.iter_mut().enumerate() {
-            if let Some(state) = param.state.as_mut().filter(|s| !more || s.grad.is_empty()) {
-                state.grad = hollow(&self.device, &state.grad)?;
-                state.grad = self.device.zeros(self.store.parts.whole(t))?;
-            }
-        }
-        self.fill_weights(layer, bounds, params)
-    }
-
-    fn fill_weights<T: Elem>(&mut self, layer: usize, bounds: &[u32], params: &mut [Param<T>]) -> Result<()> {
-        let chosen = bounds.windows(2).enumerate().filter(|(_, b)| b[0] < b[1]).map(|(cluster, _)| cluster);
-        let parts: Vec<Part> = chosen.map(|cluster| Part { layer, cluster, kind: Kind::Weights }).collect();
-        self.open(parts.len() as u64 * self.store.parts.bytes(Kind::Weights))?;
-        self.store.need(&parts)?;
-        for (t, param) in params.iter_mut().enumerate() {
-            param.weight = self.device.zeros(self.store.parts.whole(t))?;
-        }
-        for part in parts {
-            self.catch_up::<T>(layer, part.cluster)?;
-            let words = self.store.take(part)?;
-            self.store.parts.fill(part, &words, params)?;
-            self.store.give(part, words, false);
-        }
-        for part in self.of_layer(layer) {
-            let index = self.store.parts.index(part);
-            if part.kind == Kind::Weights {
-                self.store.forecast.used(index);
-            }
-        }
-        self.read_ahead()
-    }
-
-    fn read_ahead(&mut self) -> Result<()> {
-        let next = self.store.forecast.ahead(AHEAD, &self.store.parts);
-        self.store.prefetch(&next)
-    }
-
-    /// Counts the tensors that are about to be filled. Those of a pass that ended in an error are gone by now.
-    fn open(&mut self, bytes: u64) -> Result<()> {
-        self.close();
-        self.store.reserve(bytes)?;
-        self.window = bytes;
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        self.store.release(std::mem::take(&mut self.window));
-    }
-
-    /// After a pass over a layer: its weights become hollow.
-    pub fn leave<T: Elem>(&mut self, params: &mut [Param<T>]) -> Result<()> {
-        for param in params {
-            param.weight = hollow(&self.device, &param.weight)?;
-        }
-        self.close();
-        Ok(())
-    }
-
-    /// Takes the steps that a cluster has put off.
-    fn catch_up<T: Elem>(&mut self, layer: usize, cluster: usize) -> Result<()> {
-        let i = self.cluster(layer, cluster);
-        if self.taken[i] == self.done {
-            return Ok(());
-        }
-        let [weights, state] = [Kind::Weights, Kind::State].map(|kind| Part { layer, cluster, kind });
-        self.store.need(&[state])?;
-        let mut of_weights = self.store.take(weights)?;
-        let mut of_state = self.store.take(state)?;
-        let zeros = vec![0f32; self.store.parts.shapes.map(elements).into_iter().max().unwrap_or(0)];
-        for step in self.taken[i] + 1..=self.done {
-            for t in 0..TENSORS {
-                let grad = View::front(&zeros, [elements(self.store.parts.shapes[t])]);
-                // The norm of zero is as good as any: no factor changes a gradient of zero.
-                let norm = View::front(&[0.0], [1]);
-                self.step::<T>(t, step, grad, norm, &mut of_weights, &mut of_state)?;
-            }
-        }
-        if self.packs {
-            self.pack::<T>(&mut of_weights)?;
-        }
-        self.store.give(weights, of_weights, true);
-        self.store.give(state, of_state, true);
-        self.taken[i] = self.done;
-        Ok(())
-    }
-
-    /// One step of the optimiser on what a cluster owns of a tensor.
-    fn step<T: Elem>(
-        &self,
-        tensor: usize,
-        step: u64,
-        grad: View<'_, f32, 1>,
-        norm: View<'_, f32, 1>,
-        weights: &mut [u32],
-        state: &mut [u32],
-    ) -> Result<()> {
-        let parts = &self.store.parts;
-        let len = elements(parts.shapes[tensor]);
-        let [first, second, master] = parts.state(tensor);
-        let (start, end) = (first.start, master.end);
-        let of_tensor: &mut [f32] = cast_slice_mut(&mut state[start..end]);
-        let (m, rest) = of_tensor.split_at_mut(first.len());
-        let (v, master) = rest.split_at_mut(second.len());
-        let stored = &mut weights[parts.stored(tensor)];
-        let (weight, stored) = if parts.masters {
-            (master, Some(ViewMut::new(&mut cast_slice_mut::<u32, T>(stored)[..len], [len])?))
-        } else {
-            (cast_slice_mut(stored), None)
-        };
-        let update = Update {
-            weight: ViewMut::new(weight, [len])?,
-            grad,
-            m: ViewMut::new(m, [len])?,
-            v: ViewMut::new(v, [len])?,
-            stored,
-            decay: self.decay[tensor],
-        };
-        self.device.run(update.at(step, &self.config, norm))
-    }
-
-    /// Makes the residuals of a cluster's stored weights those that INT4 holds: the cluster is a layer of its own.
-    fn pack<T: Elem>(&self, weights: &mut [u32]) -> Result<()> {
-        let parts = &self.store.parts;
-        let shape = Shape { experts: self.shape.experts / self.shape.clusters, clusters: 1, ..self.shape };
-        let layer = Layer { kind: FfnKind::Clustered, shape };
-        let shapes = layer.weight_shapes();
-        let mut router = vec![T::default(); elements(shapes[0])];
-        let mut room = vec![T::default(); room_len(&shape)];
-        let mut views = vec![ViewMut::new(&mut router, shapes[0])?];
-        let mut rest = weights;
-        for (t, &shape) in shapes[1..].iter().enumerate() {
-            let (words, after) = rest.split_at_mut(parts.stored(t).len());
-            rest = after;
-            views.push(ViewMut::new(&mut cast_slice_mut(words)[..elements(shape)], shape)?);
-        }
-        let len = room.len();
-        let room = ViewMut::new(&mut room, [len])?;
-        fake_quantise::<T>(&self.device, &layer, &mut views, self.config.int4.format(), room)
-    }
-
-    /// The optimiser's `step` on the clusters that its batches chose, layer by layer; `layer_params` gives what clusters own in
-    /// a layer. Gradients become hollow. With `packs`, stored residuals become those of INT4, those of the other clusters
-    /// when they take the step.
-    pub fn update<T: Elem>(
-        &mut self,
-        step: u64,
-        norm: View<'_, f32, 1>,
-        packs: bool,
-        params: &mut [Param<T>],
-        layer_params: impl Fn(usize) -> std::ops::Range<usize>,
-    ) -> Result<()> {
-        for layer in 0..self.store.parts.layers {
-            self.store.forecast.visit(Visit::Update(layer));
-            let params = &mut params[layer_params(layer)];
-            for cluster in 0..self.store.parts.clusters {
-                let i = self.cluster(layer, cluster);
-                if !self.chosen[i] {
-                    continue;
-                }
-                let both = [Kind::Weights, Kind::State].map(|kind| Part { layer, cluster, kind });
-                self.store.need(&both)?;
-                let mut weights = self.store.take(both[0])?;
-                let mut state = self.store.take(both[1])?;
-                self.read_ahead()?;
-                for (t, param) in params.iter().enumerate() {
-                    let Some(kept) = &param.state else { continue };
-                    let len = elements(self.store.parts.shapes[t]);
-                    let grad = kept.grad.flat().narrow(0, cluster * len..(cluster + 1) * len);
-                    self.step::<T>(t, step, grad, norm, &mut weights, &mut state)?;
-                }
-                if packs {
-                    self.pack::<T>(&mut weights)?;
-                }
-                self.store.give(both[0], weights, true);
-                self.store.give(both[1], state, true);
-                self.taken[i] = step;
-            }
-            for state in params.iter_mut().filter_map(|p| p.state.as_mut()) {
-                state.grad = hollow(&self.device, &state.grad)?;
-            }
-        }
-        self.chosen.fill(false);
-        self.done = step;
-        self.packs = packs;
-        Ok(())
-    }
-
     /// Every cluster takes the steps it has put off.
     pub fn settle<T: Elem>(&mut self) -> Result<()> {
+        self.land(false)?;
         for layer in 0..self.store.parts.layers {
             for cluster in 0..self.store.parts.clusters {
                 self.catch_up::<T>(layer, cluster)?;
@@ -365,6 +151,7 @@ impl Offload {
 
     /// Moves all parts of a layer into its tensors, gradients apart.
     pub fn bring<T: Elem>(&mut self, layer: usize, params: &mut [Param<T>]) -> Result<()> {
+        self.land(false)?;
         for cluster in 0..self.store.parts.clusters {
             self.catch_up::<T>(layer, cluster)?;
         }
@@ -436,6 +223,7 @@ impl Offload {
 
     /// A piece of a tensor in f32, wherever it is; see [`Offload::settle`] for what is put off.
     pub fn piece(&mut self, layer: usize, tensor: usize, piece: &Piece, field: Field) -> Result<Vec<f32>> {
+        self.land(true)?;
         let [groups, rows, cols] = self.store.parts.shapes[tensor];
         let cluster = piece.group / groups;
         let (kind, section) = self.store.parts.section(field, tensor);

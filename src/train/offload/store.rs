@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forecast::Forecast;
 use super::part::{Part, Parts};
+use super::words::Words;
 use super::worker::{Done, Medium, Meter, Worker};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -51,7 +52,7 @@ enum Slot {
     /// In the file alone.
     File,
     /// In memory, and in the file as well unless it is dirty.
-    Memory { words: Vec<u32>, dirty: bool },
+    Memory { words: Words, dirty: bool },
     /// On its way to memory.
     Coming,
     /// In the hands of the caller.
@@ -73,7 +74,7 @@ pub(super) struct Store {
     coming: u64,
     leaving: u64,
     /// A stretch that has come.
-    stretch: Option<Vec<u32>>,
+    stretch: Option<Words>,
     counts: OffloadCounts,
     meter: Arc<Meter>,
     worker: Worker,
@@ -149,7 +150,7 @@ impl Store {
     }
 
     /// Hands out a part, which the caller gives back.
-    pub fn take(&mut self, part: Part) -> Result<Vec<u32>> {
+    pub fn take(&mut self, part: Part) -> Result<Words> {
         let index = self.parts.index(part);
         self.collect()?;
         if matches!(self.slots[index], Slot::File) {
@@ -164,7 +165,7 @@ impl Store {
     }
 
     /// Takes a part back.
-    pub fn give(&mut self, part: Part, words: Vec<u32>, changed: bool) {
+    pub fn give(&mut self, part: Part, words: Words, changed: bool) {
         let index = self.parts.index(part);
         let before = matches!(self.slots[index], Slot::Out { dirty: true });
         self.slots[index] = Slot::Memory { words, dirty: before || changed };
@@ -172,21 +173,21 @@ impl Store {
     }
 
     /// Drops a part that was handed out: it lives elsewhere now, until it is made anew.
-    pub fn discard(&mut self, words: Vec<u32>) {
+    pub fn discard(&mut self, words: Words) {
         let bytes = bytes_of(words.len());
         drop(words);
         self.release(bytes);
     }
 
     /// Room for a part that lives elsewhere, to be filled and given.
-    pub fn renew(&mut self, part: Part) -> Result<Vec<u32>> {
+    pub fn renew(&mut self, part: Part) -> Result<Words> {
         self.reserve(self.parts.bytes(part.kind))?;
         self.slots[self.parts.index(part)] = Slot::Out { dirty: false };
-        Ok(vec![0; self.parts.words(part.kind)])
+        Words::zeros(&self.device, self.parts.words(part.kind))
     }
 
     /// Takes back a part that the file holds as it is.
-    pub fn leave_in_file(&mut self, part: Part, words: Vec<u32>) {
+    pub fn leave_in_file(&mut self, part: Part, words: Words) {
         self.discard(words);
         self.slots[self.parts.index(part)] = Slot::File;
     }
@@ -221,7 +222,7 @@ impl Store {
         self.coming += bytes_of(at.len());
         self.worker.read(STRETCH, self.parts.offset(part) + bytes_of(at.start), at.len())?;
         self.receive_while(|store| store.stretch.is_none())?;
-        self.stretch.take().ok_or_else(|| lost(part))
+        self.stretch.take().map(|words| words.to_vec()).ok_or_else(|| lost(part))
     }
 
     /// Asks for a part for which there is room.

@@ -119,7 +119,7 @@ fn parts_keep_their_words_and_the_budget_holds_in_any_order() {
                     let bytes = 4 * store.parts.bytes(Kind::Weights);
                     store.reserve(bytes).unwrap();
                     let taken = store.take(part).unwrap();
-                    assert!(taken == known, "round {round}");
+                    assert!(*taken == *known, "round {round}");
                     store.give(part, taken, false);
                     store.release(bytes);
                 }
@@ -134,7 +134,7 @@ fn parts_keep_their_words_and_the_budget_holds_in_any_order() {
                 _ => {
                     store.need(&[part]).unwrap();
                     let mut taken = store.take(part).unwrap();
-                    assert!(taken == known, "round {round}");
+                    assert!(*taken == *known, "round {round}");
                     let changed = rng.random_bool(0.5);
                     if changed {
                         taken[5] = round;

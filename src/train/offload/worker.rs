@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
+use super::words::Words;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
@@ -110,13 +111,13 @@ impl Meter {
 
 enum Request {
     Read { tag: usize, at: u64, words: usize },
-    Write { at: u64, words: Vec<u32> },
+    Write { at: u64, words: Words },
 }
 
 /// What became of a request.
 pub(super) enum Done {
     /// The words of a read, with its tag.
-    Read(usize, Vec<u32>),
+    Read(usize, Words),
     /// So many bytes were written and left memory.
     Written(u64),
 }
@@ -145,7 +146,7 @@ impl Worker {
                 let reply = match request {
                     Request::Read { tag, at, words } => {
                         let _span = device.span("read").with("bytes", words * size_of::<u32>());
-                        ("read", read(&mut medium, &meter, tag, at, words))
+                        ("read", read(&mut medium, (&device, &meter), tag, at, words))
                     }
                     Request::Write { at, words } => {
                         let _span = device.span("write").with("bytes", words.len() * size_of::<u32>());
@@ -166,7 +167,7 @@ impl Worker {
         self.send(Request::Read { tag, at, words })
     }
 
-    pub fn write(&self, at: u64, words: Vec<u32>) -> Result<()> {
+    pub fn write(&self, at: u64, words: Words) -> Result<()> {
         self.send(Request::Write { at, words })
     }
 
@@ -210,16 +211,21 @@ impl Drop for Worker {
 }
 
 /// Memory counts from here on, when the writes that make room for it are done.
-fn read(medium: &mut impl Medium, meter: &Meter, tag: usize, at: u64, words: usize) -> io::Result<Done> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(words).map_err(|e| io::Error::new(io::ErrorKind::OutOfMemory, e))?;
-    buffer.resize(words, 0u32);
+fn read(
+    medium: &mut impl Medium,
+    (device, meter): (&Device, &Meter),
+    tag: usize,
+    at: u64,
+    words: usize,
+) -> io::Result<Done> {
+    let none = |e| io::Error::new(io::ErrorKind::OutOfMemory, e);
+    let mut buffer = Words::zeros(device, words).map_err(none)?;
     meter.add((words * size_of::<u32>()) as u64);
     medium.read_at(at, bytemuck::cast_slice_mut(&mut buffer))?;
     Ok(Done::Read(tag, buffer))
 }
 
-fn write(medium: &mut impl Medium, meter: &Meter, at: u64, words: Vec<u32>) -> io::Result<Done> {
+fn write(medium: &mut impl Medium, meter: &Meter, at: u64, words: Words) -> io::Result<Done> {
     let bytes = (words.len() * size_of::<u32>()) as u64;
     medium.write_at(at, bytemuck::cast_slice(&words))?;
     drop(words);

@@ -1,0 +1,137 @@
+//! Where a command computes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::options::Options;
+use super::terminal::note;
+use crate::device::Device;
+use crate::error::{Error, Result};
+
+/// A device by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum DeviceName {
+    /// `cpu`
+    #[default]
+    Cpu,
+    /// `cuda`, `cuda:N`
+    Cuda(usize),
+    /// `auto`: the first CUDA device, or the CPU.
+    Auto,
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => return Ok(DeviceName::Cpu),
+            "cuda" => return Ok(DeviceName::Cuda(0)),
+            "auto" => return Ok(DeviceName::Auto),
+            _ => {}
+        }
+        let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        number.map(DeviceName::Cuda).ok_or_else(|| "a device is cpu, cuda, cuda:N or auto".into())
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            DeviceName::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> String {
+        name.to_string()
+    }
+}
+
+/// The device of a command.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    device: Device,
+    /// Threads of the CPU that takes over if the device has no room, which nobody asked for by name.
+    stand_in: Option<usize>,
+}
+
+impl Chosen {
+    /// Opens the device of the options. Says which it is, unless it is the CPU and nobody asked for another.
+    pub fn open(options: &Options) -> Result<Self> {
+        let threads = options.threads()?;
+        let found = match options.device.unwrap_or_default() {
+            DeviceName::Cpu => None,
+            DeviceName::Cuda(ordinal) => Some(cuda(ordinal)?),
+            DeviceName::Auto => match cuda(0) {
+                Err(why @ Error::NoDevice { .. }) => {
+                    note(format_args!("device: cpu ({why})"));
+                    None
+                }
+                found => Some(found?),
+            },
+        };
+        let Some((device, name)) = found else {
+            return Ok(Chosen { device: Device::cpu_with_threads(threads)?, stand_in: None });
+        };
+        note(format_args!("device: {}, {name}", device.place()));
+        let stand_in = (options.device == Some(DeviceName::Auto)).then_some(threads);
+        Ok(Chosen { device, stand_in })
+    }
+
+    /// Does what takes the device's memory; where it cannot, and was not asked for by name, the CPU does it instead.
+    pub fn with<R>(self, mut work: impl FnMut(&Device) -> Result<R>) -> Result<(Device, R)> {
+        let Chosen { device, stand_in } = self;
+        match (work(&device), stand_in) {
+            (Err(why @ Error::Cuda { .. }), Some(threads)) => {
+                note(format_args!("device: cpu ({why})"));
+                let cpu = Device::cpu_with_threads(threads)?;
+                work(&cpu).map(|done| (cpu, done))
+            }
+            (done, _) => done.map(|done| (device, done)),
+        }
+    }
+}
+
+/// A CUDA device, and what to call it.
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<(Device, String)> {
+    let device = Device::cuda(ordinal)?;
+    let name = device.as_cuda().map(|cuda| cuda.name()).transpose()?.unwrap_or_default();
+    Ok((device, name))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<(Device, String)> {
+    Err(Error::NoDevice { why: "this trimoe was built without the feature `cuda`".into() })
+}
+
+#[test]
+fn devices_have_names() {
+    for (text, name) in [
+        ("cpu", DeviceName::Cpu),
+        ("cuda", DeviceName::Cuda(0)),
+        ("cuda:3", DeviceName::Cuda(3)),
+        ("auto", DeviceName::Auto),
+    ] {
+        assert_eq!(text.parse(), Ok(name));
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+    for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+        assert!(text.parse::<DeviceName>().is_err(), "{text}");
+    }
+}
