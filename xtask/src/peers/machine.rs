@@ -1,6 +1,7 @@
 //! The machine that it runs on.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -28,16 +29,16 @@ pub fn others_busy() -> Option<f64> {
 
 fn busy(all: &str, own: &str) -> Option<f64> {
     // cpu user nice system idle ...
-    let mut fields = all.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
-    let mut sum = 0.0;
-    for _ in 0..3 {
-        sum += fields.next()?.parse::<f64>().ok()?;
-    }
+    let all = ticks(all.lines().next()?.strip_prefix("cpu ")?, 0..3)?;
     // The name in brackets may hold anything; cutime and cstime are the fields 16 and 17, the first after it is 3.
-    let after_name = own.rsplit_once(')')?.1;
-    let children = after_name.split_whitespace().skip(16 - 3).take(2);
-    let children = children.map(|ticks| ticks.parse::<f64>().ok()).sum::<Option<f64>>()?;
-    Some((sum - children) / TICKS)
+    let children = ticks(own.rsplit_once(')')?.1, 13..15)?;
+    Some((all - children) / TICKS)
+}
+
+/// The sum of some fields of a line.
+fn ticks(line: &str, mut fields: Range<usize>) -> Option<f64> {
+    let all: Vec<&str> = line.split_whitespace().collect();
+    fields.try_fold(0.0, |sum, at| Some(sum + all.get(at)?.parse::<f64>().ok()?))
 }
 
 /// A library to preload into PyTorch. MKL chooses its kernels by maker: on a processor that is not Intel's it stays at AVX2;

@@ -158,6 +158,7 @@ impl Peers {
             trimoe,
             torch,
             candle,
+            scratch: env::temp_dir(),
             steps: self.steps,
             warmup: self.warmup,
             batch: self.batch,

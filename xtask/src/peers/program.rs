@@ -1,10 +1,10 @@
 //! The programs, and one run of one of them.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output};
 use std::time::Instant;
-use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
@@ -121,6 +121,8 @@ pub struct Programs {
     pub torch: Option<Torch>,
     /// The program, or why it does not build.
     pub candle: Option<Result<PathBuf, String>>,
+    /// Where our run folders go for as long as a run takes.
+    pub scratch: PathBuf,
     pub steps: u32,
     pub warmup: u32,
     pub batch: u32,
@@ -142,7 +144,7 @@ pub struct Run {
 impl Programs {
     /// Runs a contestant once; an error says why it cannot run.
     pub fn measure(&self, contestant: &Contestant, variant: &Variant) -> Result<Run> {
-        let out = env::temp_dir().join(format!("trimoe-peers-{}", process::id()));
+        let out = self.scratch.join(format!("trimoe-peers-{}", process::id()));
         let mut command = self.command(contestant, variant, &out)?;
         let (before, start) = (machine::others_busy(), Instant::now());
         let output = command.output();

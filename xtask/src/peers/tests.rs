@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -30,6 +31,9 @@ echo 'a warning'
 echo '{"seconds": [1.0, 1.0]}'
 "#;
 
+/// One test at a time: a script that is still open for writing in the child of another test cannot be run.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
@@ -37,8 +41,10 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// With the run folders beside our program.
 fn programs(trimoe: PathBuf, python: &Path) -> Programs {
     Programs {
+        scratch: trimoe.parent().unwrap().to_owned(),
         trimoe,
         torch: Some(Torch::find(python, vec![("SOME".into(), "thing".into())], None)),
         candle: Some(Err("does not build here: no C compiler".into())),
@@ -72,6 +78,7 @@ fn measured(programs: &Programs) -> anyhow::Result<Report> {
 
 #[test]
 fn what_runs_has_ratios_and_what_does_not_says_why() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let programs =
         programs(script(folder.path(), "trimoe", TRIMOE), &script(folder.path(), "python", PYTHON));
@@ -104,6 +111,7 @@ fn what_runs_has_ratios_and_what_does_not_says_why() {
 
 #[test]
 fn a_python_without_torch_is_named_with_what_to_do() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let without = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1";
     let python = script(folder.path(), "python", without);
@@ -119,6 +127,7 @@ fn a_python_without_torch_is_named_with_what_to_do() {
 
 #[test]
 fn without_ours_there_is_no_comparison() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let python = script(folder.path(), "python", PYTHON);
     for (text, why) in [
