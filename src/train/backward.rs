@@ -3,8 +3,9 @@
 use super::activations::Block;
 use super::anneal::FULL;
 use super::config::{FfnKind, Parts};
+use super::forward::{bounds, embedding_scale};
 use super::layout::{EMBEDDING, FFN, NORM1, NORM2, OUT, QKV};
-use super::model::{HEAD_ROWS, Model, bounds, embedding_scale};
+use super::model::{HEAD_ROWS, Model};
 use super::offload::unlocked;
 use super::param::Param;
 use crate::elem::Elem;

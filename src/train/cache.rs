@@ -10,8 +10,9 @@
 
 use std::ops::Range;
 
+use super::forward::Context;
 use super::layout::EMBEDDING;
-use super::model::{Context, Model};
+use super::model::Model;
 use crate::cpu::few::FEW;
 use crate::elem::Elem;
 use crate::error::{Result, ensure};

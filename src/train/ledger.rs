@@ -3,7 +3,8 @@
 
 use super::backward::mean;
 use super::config::{FfnKind, ModelConfig, TrainConfig};
-use super::model::{Model, split_ids};
+use super::forward::split_ids;
+use super::model::Model;
 use crate::device::Device;
 use crate::elem::Elem;
 use crate::error::Result;

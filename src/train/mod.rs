@@ -13,6 +13,7 @@ mod convert;
 pub mod data;
 pub mod eval;
 pub mod exchange;
+mod forward;
 pub mod generate;
 pub(crate) mod layout;
 mod ledger;

@@ -1,6 +1,7 @@
 //! Looking into a forward pass.
 
-use super::model::{Context, Model, split_ids};
+use super::forward::{Context, split_ids};
+use super::model::Model;
 use crate::elem::Elem;
 use crate::error::Result;
 

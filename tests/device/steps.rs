@@ -133,15 +133,15 @@ fn replays<T: Elem>(model: &ModelConfig, train: &TrainConfig, steps: u64) -> Vec
 
 #[test]
 fn a_step_from_a_graph_is_the_step() {
-    let regrouped = TrainConfig { balance: Balance::Both, int4_from: 7, ..schedule() };
-    let reports = replays::<f32>(&model(), &regrouped, 10);
+    let regrouped = TrainConfig { balance: Balance::Both, int4_from: 5, ..schedule() };
+    let reports = replays::<f32>(&model(), &regrouped, 7);
     let accepted = reports.iter().flat_map(|r| &r.clustering).filter(|e| e.result == EventResult::Accepted);
     assert!(reports.is_empty() || accepted.count() > 0, "experts moved");
     let faded = TrainConfig { mode: Mode::Anneal, burn_in: 2, steps: 8, cluster_every: 0, ..schedule() };
-    replays::<bf16>(&model(), &faded, 7);
+    replays::<bf16>(&model(), &faded, 5);
     let gathered = TrainConfig { accumulate: 2, ..schedule() };
     for ffn in [FfnKind::Dense, FfnKind::Flat] {
-        replays::<bf16>(&ModelConfig { ffn, ..model() }, &gathered, 4);
+        replays::<bf16>(&ModelConfig { ffn, ..model() }, &gathered, 3);
     }
 }
 
