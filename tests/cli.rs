@@ -311,3 +311,30 @@ fn a_report_is_one_page_with_every_plot_and_no_links() {
     small("compare", &[&args[..], &["--out", text(&out), "--report", text(&nowhere)]].concat())
         .fails(1, &["cannot create", "report"]);
 }
+
+#[test]
+fn a_new_run_takes_the_precision_that_the_processor_is_best_at_and_keeps_it() {
+    #[cfg(target_arch = "x86_64")]
+    let best = if is_x86_feature_detected!("avx512bf16") { "bf16" } else { "f32" };
+    #[cfg(not(target_arch = "x86_64"))]
+    let best = "f32";
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let config = || fs::read_to_string(run.join("config.toml")).unwrap();
+    let done = trimoe(&["train", "--preset", "tiny", "--steps", "1", "--out", text(&run), "--threads", "2"]);
+    assert!(done.stderr.contains(&format!("clustered model in {best}: ")), "{}", done.stderr);
+    done.ok();
+    assert!(config().contains(&format!("precision = \"{best}\"")), "{}", config());
+    // What is not the processor's best is kept by a run that continues, or starts from another's weights.
+    let other = if best == "f32" { "bf16" } else { "f32" };
+    let [first, next] = ["first", "next"].map(|name| dir.path().join(name));
+    train(&first, 1, &["--precision", other]).ok();
+    for args in [
+        &["train", "--resume", "--out", text(&first), "--steps", "2"][..],
+        &["train", "--from", text(&first), "--out", text(&next), "--steps", "1"],
+    ] {
+        let done = trimoe(args);
+        assert!(done.stderr.contains(&format!("clustered model in {other}: ")), "{}", done.stderr);
+        done.ok();
+    }
+}

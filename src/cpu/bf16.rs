@@ -27,7 +27,7 @@ pub(super) struct Rows<F> {
 }
 
 /// Whether this processor can.
-pub(super) fn available() -> bool {
+pub(crate) fn available() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f");
     #[cfg(not(target_arch = "x86_64"))]

@@ -4,7 +4,7 @@
 //! and every reduction over pieces is done in their order: results are the same to the bit on any machine
 //! that has the same vector instructions, with any number of threads.
 
-mod bf16;
+pub(crate) mod bf16;
 pub(crate) mod double;
 pub(crate) mod few;
 pub(crate) mod gemm;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::Options;
 use crate::error::{Error, Result};
-use crate::train::config::{Balance, ModelConfig, TrainConfig};
+use crate::train::config::{Balance, ModelConfig, Precision, TrainConfig};
 
 /// Most threads `--threads` takes: beyond it a number is a slip, not a machine.
 const MOST_THREADS: usize = 4096;
@@ -81,10 +81,11 @@ impl Options {
         Ok((model, train))
     }
 
-    /// The checked model and schedule, starting from the preset.
+    /// The checked model and schedule of a new run, starting from the preset, in what this processor is fastest at.
     pub fn resolve(&self) -> Result<(ModelConfig, TrainConfig)> {
         let preset = self.preset.unwrap_or_default();
-        let (model, train) = self.apply(preset.model(), preset.train())?;
+        let train = TrainConfig { precision: Precision::of_this_processor(), ..preset.train() };
+        let (model, train) = self.apply(preset.model(), train)?;
         model.validate()?;
         train.validate(model.seq)?;
         self.threads()?;
@@ -178,5 +179,22 @@ mod tests {
         let (model, train) = merged.resolve().unwrap();
         assert_eq!((model.hidden, model.inner, train.lr), (32, 768, 0.25));
         assert_eq!(train.steps, 100_000u64.div_ceil(8 * 256));
+    }
+
+    #[test]
+    fn a_run_keeps_its_precision_and_a_new_one_takes_that_of_the_processor() {
+        let new = Options::default();
+        let here = Precision::of_this_processor();
+        assert_eq!(new.resolve().unwrap().1.precision, here);
+        for other in [Precision::F32, Precision::Bf16] {
+            assert_eq!(
+                Options { precision: Some(other), ..new.clone() }.resolve().unwrap().1.precision,
+                other
+            );
+            // What a stored run says lies below the options of the command that continues it.
+            let stored = TrainConfig { precision: other, ..Preset::Tiny.train() };
+            let (_, continued) = new.apply(Preset::Tiny.model(), stored).unwrap();
+            assert_eq!(continued.precision, other);
+        }
     }
 }

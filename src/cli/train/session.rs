@@ -51,9 +51,10 @@ impl<T: Elem> Session<T> {
         let params: u64 = self.trainer.model().params().iter().map(|p| p.len() as u64).sum();
         let tokens = train.steps.saturating_mul(train.tokens_per_step(model.seq));
         note(format_args!(
-            "{} model: {} parameters; {} of weights, gradients and optimiser state, {} of activations; \
+            "{} model in {}: {} parameters; {} of weights, gradients and optimiser state, {} of activations; \
              {} steps, {} tokens",
             model.ffn,
+            train.precision,
             count(params),
             bytes(self.trainer.state_bytes()),
             bytes(self.trainer.model().activation_bytes()),
