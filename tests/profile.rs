@@ -149,7 +149,8 @@ fn the_trace_shows_operations_inside_phases_and_their_parts_on_the_threads() {
     ] {
         assert!(trace.named(phase).any(|event| event.category == "phase"), "no {phase}");
     }
-    assert_eq!(trace.named("batch").count(), 10);
+    assert_eq!(trace.named("batch").count(), 5, "all micro-batches of a step at once");
+    assert_eq!(trace.named("forward").count(), 10);
     let regroup: Vec<&Event> = trace.named("regroup").collect();
     assert_eq!(regroup.len(), 2, "one layer after steps 4 and 8");
     assert!(

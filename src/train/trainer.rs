@@ -34,8 +34,6 @@ pub struct Trainer<T> {
     squares: Tensor<f64, 1>,
     /// What a step does on the device, as long as it is the same from step to step.
     repeated: Repeated,
-    /// Whether that ends with packing residuals.
-    repeats_packing: bool,
     clustering: Clustering,
     /// The form of the model in the end; see [`TrainConfig::form`].
     form: FfnKind,
@@ -82,7 +80,6 @@ impl<T: Elem> Trainer<T> {
             given: Given::new(&first, config, device)?,
             left: Left::new(&first, config, device)?,
             repeated: Repeated::default(),
-            repeats_packing: false,
             model,
             config: config.clone(),
             device: device.clone(),
@@ -222,7 +219,7 @@ impl<T: Elem> Trainer<T> {
         self.given.read(fill)?;
         self.given.set(&self.config, step)?;
         drop(span);
-        let packed = self.run(step)?;
+        self.run()?;
         self.left.read(&device)?;
 
         let (mut load, loss) = (LoadCounts::default(), self.router_loss());
@@ -244,7 +241,7 @@ impl<T: Elem> Trainer<T> {
             }
         }
         self.clustering.release()?;
-        let packed = self.update_offloaded(step)? || packed;
+        let packed = self.update_offloaded(step)?;
         let span = device.span("clustering");
         self.adjust_balance(load.slots())?;
         let mut clustering = Vec::new();
@@ -288,33 +285,22 @@ impl<T: Elem> Trainer<T> {
         1.0 / self.config.accumulate as f32
     }
 
-    /// What a step does on the device; tells whether it leaves residuals packed that are to be.
-    fn run(&mut self, step: u64) -> Result<bool> {
+    /// What a step does on the device.
+    fn run(&mut self) -> Result<()> {
         let held = self.clustering.held()?;
-        // Regrouping works on what is not packed yet, and offloaded clusters have not taken the step.
-        let offloaded = self.model.offload.is_some();
-        let changes =
-            self.config.form(self.form, step) != self.model.config().ffn || self.config.clusters_at(step);
-        let packs = self.config.packs(step) && !changes && !offloaded && !self.model.is_fading();
-        let mut repeated = std::mem::take(&mut self.repeated);
-        // What this step does and others do not must not be repeated, nor be left out.
-        let unlike = !held.is_empty() || offloaded || packs != self.config.packs(step);
-        let done = if unlike {
-            self.enqueue(&held, packs)
-        } else {
-            if packs != self.repeats_packing {
-                (repeated, self.repeats_packing) = (Repeated::default(), packs);
-            }
-            let device = self.device.clone();
-            device.repeat(&mut repeated, || self.enqueue(&held, packs))
-        };
+        // What is offloaded moves between the passes, and a step with routers held is like no other.
+        if !held.is_empty() || self.model.offload.is_some() {
+            return self.enqueue(&held);
+        }
+        let (device, mut repeated) = (self.device.clone(), std::mem::take(&mut self.repeated));
+        let done = device.repeat(&mut repeated, || self.enqueue(&held));
         self.repeated = repeated;
-        done.map(|()| packs)
+        done
     }
 
     /// Gradients of the micro-batches, their norm, and the update of what is in memory, from which the routers of some layers
     /// are held.
-    fn enqueue(&mut self, held: &[usize], packs: bool) -> Result<()> {
+    fn enqueue(&mut self, held: &[usize]) -> Result<()> {
         let (loss, scale) = (self.router_loss(), self.scale());
         for micro in 0..self.config.accumulate {
             let router = Router { temperature: self.given.temperature(), loss };
@@ -330,8 +316,7 @@ impl<T: Elem> Trainer<T> {
             self.model.params().iter().filter_map(|p| p.state.as_ref()).map(|s| s.grad.flat()).collect();
         let (norm, workspace) = (self.left.norm_mut().view_mut(), self.squares.view_mut());
         self.device.run(GlobalNorm { grads, norm, workspace })?;
-        self.update(held)?;
-        if packs { self.model.pack_residuals(self.config.int4.format()) } else { Ok(()) }
+        self.update(held)
     }
 
     /// What follows the tokens and the load of a step: their moving means, and the selection biases.

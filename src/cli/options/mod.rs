@@ -121,8 +121,8 @@ pub(crate) struct Options {
     /// Seed of the weights and of the order of the data.
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))] // TOML has no more.
     pub seed: Option<u64>,
-    /// Storage of weights and activations [default: that of the run that continues; for a new one bf16 on processors with
-    /// AVX-512 BF16, else f32].
+    /// Storage of weights and activations [default: that of the run that continues; for a new one bf16 on CUDA devices that
+    /// are named and on processors with AVX-512 BF16, else f32].
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
 

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::Options;
+use crate::cli::device::DeviceName;
 use crate::error::{Error, Result};
 use crate::train::config::{Balance, ModelConfig, Precision, TrainConfig};
 
@@ -81,10 +82,14 @@ impl Options {
         Ok((model, train))
     }
 
-    /// The checked model and schedule of a new run, starting from the preset, in what this processor is fastest at.
+    /// The checked model and schedule of a new run, starting from the preset, in what its device is fastest at.
     pub fn resolve(&self) -> Result<(ModelConfig, TrainConfig)> {
         let preset = self.preset.unwrap_or_default();
-        let train = TrainConfig { precision: Precision::of_this_processor(), ..preset.train() };
+        let precision = match self.device {
+            Some(DeviceName::Cuda(_)) => Precision::Bf16,
+            _ => Precision::of_this_processor(),
+        };
+        let train = TrainConfig { precision, ..preset.train() };
         let (model, train) = self.apply(preset.model(), train)?;
         model.validate()?;
         train.validate(model.seq)?;
@@ -186,6 +191,8 @@ mod tests {
         let new = Options::default();
         let here = Precision::of_this_processor();
         assert_eq!(new.resolve().unwrap().1.precision, here);
+        let on_a_gpu = Options { device: Some(DeviceName::Cuda(0)), ..new.clone() };
+        assert_eq!(on_a_gpu.resolve().unwrap().1.precision, Precision::Bf16);
         for other in [Precision::F32, Precision::Bf16] {
             assert_eq!(
                 Options { precision: Some(other), ..new.clone() }.resolve().unwrap().1.precision,
