@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use trimoe::moe::{Backward, Forward, Layer, Router, Saved, Workspace};
-use trimoe::ops::{AdamW, GlobalNorm, RouteLoss};
+use trimoe::ops::{AdamW, GlobalNorm, Rates, RouteLoss, Scalar};
 use trimoe::{Device, Result, Tensor};
 
-const ROUTER: Router = Router { temperature: 1.0, loss: RouteLoss { balance: 0.01, z: 0.0 } };
+const ROUTER: Router = Router { temperature: Scalar::Value(1.0), loss: RouteLoss { balance: 0.01, z: 0.0 } };
 
 /// A weight, its gradient and its moments.
 struct Param {
@@ -102,12 +102,11 @@ impl Case {
                 v: v.flat_mut(),
                 stored: None,
                 // So small that the router chooses as at the start.
-                lr: 1e-9,
+                rates: Rates::Step { lr: 1e-9, step: self.step },
                 beta1: 0.9,
                 beta2: 0.95,
                 eps: 1e-8,
                 weight_decay: 0.0,
-                step: self.step,
                 norm: self.norm.view(),
                 max_norm: 1.0,
             })?;
