@@ -1,4 +1,4 @@
-//! `SOFTGPU_FAULT`, `SOFTGPU_STATS`, `SOFTGPU_LOG`: read once in a process, hence one test in a process of its own.
+//! `SOFTGPU_FAULT`, `SOFTGPU_STATS`, `SOFTGPU_LOG`, `SOFTGPU_DRIVER`: read once in a process, hence one test in a process of its own.
 
 #[path = "common/driver.rs"]
 mod driver;
@@ -11,6 +11,9 @@ use softgpu::driver::*;
 const PTX: &std::ffi::CStr =
     c".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry empty() { ret; }";
 
+const LATER: &std::ffi::CStr =
+    c".version 8.5\n.target sm_80\n.address_size 64\n.visible .entry empty() { ret; }";
+
 #[test]
 fn faults_statistics_and_the_log_of_calls() {
     let folder = std::env::temp_dir().join(format!("softgpu-driver-{}", std::process::id()));
@@ -22,10 +25,14 @@ fn faults_statistics_and_the_log_of_calls() {
         std::env::set_var("SOFTGPU_STATS", &stats);
         std::env::set_var("SOFTGPU_LOG", &log);
         std::env::set_var("SOFTGPU_QUIET", "1");
+        std::env::set_var("SOFTGPU_DRIVER", "12040");
     }
     let own = Own::new();
     // SAFETY: pointers to locals.
     unsafe {
+        assert_eq!(got(|p| cuDriverGetVersion(p)), 12040);
+        assert_eq!(cuModuleLoadData(&mut null_mut(), LATER.as_ptr().cast()), 222, "CUDA 12.4 has PTX 8.4");
+        assert!(text(222).contains("version 8.5"), "{}", text(222));
         ok(cuMemFree_v2(got(|p| cuMemAlloc_v2(p, 4))));
         assert_eq!(cuMemAllocAsync(&mut 0, 4, null_mut()), 2);
         assert!(text(2).contains("SOFTGPU_FAULT=alloc:2"), "{}", text(2));
