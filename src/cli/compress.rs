@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::device::{Chosen, DeviceName};
-use super::options::Options;
+use super::device::Chosen;
+use super::options::{DeviceName, Options};
 use super::summary::{bytes, count, table, write_json};
 use super::terminal::{note, say};
 use crate::compress::hub::{HubModel, HubReport};

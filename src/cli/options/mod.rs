@@ -1,6 +1,7 @@
 //! Options: one list of names for flags and config files.
 
 mod budget;
+mod device;
 mod resolve;
 
 use std::num::ParseFloatError;
@@ -10,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::budget::Budget;
-use crate::cli::device::DeviceName;
+pub(crate) use self::device::DeviceName;
 use crate::moe::FfnKind;
 use crate::train::config::{Balance, BaseWeights, BiasStep, Granularity, Mode, Parts, Precision};
 use crate::train::preset::Preset;

@@ -6,8 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::Options;
-use crate::cli::device::DeviceName;
+use super::{DeviceName, Options};
 use crate::error::{Error, Result};
 use crate::train::config::{Balance, ModelConfig, Precision, TrainConfig};
 
