@@ -178,3 +178,35 @@ impl Device {
         }
     }
 }
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+    use crate::ops::Copy;
+
+    #[test]
+    fn what_a_device_repeats_is_captured_once_and_reads_what_is_there_now() {
+        let device = match Device::cuda(0) {
+            Ok(device) => device,
+            Err(why) => {
+                let required = ["TRIMOE_REQUIRE_GPU", "TRIMOE_REQUIRE_CUDA"].map(std::env::var_os);
+                assert!(required.iter().all(Option::is_none), "{why}");
+                return eprintln!("SKIPPED: CUDA: {why}");
+            }
+        };
+        for (device, want) in [(device.clone(), 2), (device.profiled(), 5), (Device::cpu(), 5)] {
+            let (mut x, mut y) = (device.zeros::<f32, 2>([2, 3]).unwrap(), device.zeros([2, 3]).unwrap());
+            let (mut repeated, mut runs) = (Repeated::default(), 0);
+            for i in 0..5 {
+                x.copy_from(&[i as f32; 6]).unwrap();
+                let work = || {
+                    runs += 1;
+                    device.run(Copy { x: x.view(), y: y.view_mut() })
+                };
+                device.repeat(&mut repeated, work).unwrap();
+                assert_eq!(y.to_vec().unwrap(), [i as f32; 6], "{i} on {}", device.place());
+            }
+            assert_eq!(runs, want, "{}", device.place());
+        }
+    }
+}

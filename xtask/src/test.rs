@@ -109,7 +109,7 @@ fn cuda_tests(tools: &Toolkit, variables: &[(&str, OsString)]) -> Result<()> {
     run(with_tools(&mut command, tools).envs(variables.iter().cloned()))?;
     let tests = CUDA_TESTS.iter().flat_map(|name| ["--test", name]);
     let mut command = cargo_with(tools);
-    command.args(["test", "--quiet", "--package", "trimoe", "--features", "cuda"]).args(tests);
+    command.args(["test", "--quiet", "--package", "trimoe", "--features", "cuda", "--lib"]).args(tests);
     command.args(["--bench", "ops"]); // every row of the table runs
     run(command.env("TRIMOE_REQUIRE_CUDA", "1").envs(variables.iter().cloned()))
 }
