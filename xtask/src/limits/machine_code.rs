@@ -114,8 +114,9 @@ const PRODUCTS: &[Products] = &[
     row(("grouped_gemm", "_ANY"), Some(1.3), false),
 ];
 
-/// Starts of the names of kernels that have none, though a row would fit.
-const WITHOUT: &[&str] = &["int4_gemm_reduce"];
+/// Starts of the names of kernels that have none, though a row would fit: sums of partial results, and attention of one query
+/// a row, which waits for the keys and values that it reads once.
+const WITHOUT: &[&str] = &["int4_gemm_reduce", "attention_step"];
 
 /// What is above its limit, in words.
 #[derive(Default)]
