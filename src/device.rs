@@ -26,9 +26,9 @@ pub struct Device {
 /// Work that a device does again and again with the same operands.
 #[derive(Debug, Default)]
 pub(crate) struct Repeated {
-    /// How often it was done, as it comes.
+    /// Whether it was done once, as it comes.
     #[cfg(feature = "cuda")]
-    runs: u32,
+    warm: bool,
     #[cfg(feature = "cuda")]
     graph: Option<crate::cuda::Graph>,
 }
@@ -146,15 +146,16 @@ impl Device {
     pub(crate) fn repeat(&self, repeated: &mut Repeated, work: impl FnOnce() -> Result<()>) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let (Some(cuda), None) = (&self.cuda, &self.profile) {
-            if repeated.runs == 0 {
+            if !repeated.warm {
                 work()?;
-                repeated.runs = 1;
+                repeated.warm = true;
                 return Ok(());
             }
-            if repeated.graph.is_none() {
-                repeated.graph = Some(cuda.capture(work)?);
-            }
-            return repeated.graph.as_ref().map_or(Ok(()), |graph| cuda.replay(graph));
+            let graph = match repeated.graph.take() {
+                Some(graph) => graph,
+                None => cuda.capture(work)?,
+            };
+            return cuda.replay(repeated.graph.insert(graph));
         }
         let _ = repeated;
         work()

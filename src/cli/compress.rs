@@ -11,6 +11,7 @@ use crate::compress::{BaseOf, GroupBy, Settings, expert_parameters, rank_for};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::moe::Shape;
+use crate::place::Place;
 
 mod own;
 
@@ -88,14 +89,17 @@ pub(super) fn run(args: CompressOptions) -> Result<u8> {
     if args.clusters == 0 {
         return Err(Error::config("--clusters", 0, "must be at least 1"));
     }
-    let cpu = Device::cpu_with_threads(args.options().threads()?)?;
+    let options = args.options();
+    let cpu = || Device::cpu_with_threads(options.threads()?);
+    options.threads()?;
     let from = &args.from;
     std::fs::metadata(from).map_err(Error::io("read", from))?;
     let ours = from.join("checkpoints").is_dir() || from.join("state.json").is_file();
     if !ours && from.join("config.json").is_file() {
-        return args.hub(&cpu);
+        return args.hub(&cpu()?);
     }
-    let (device, ()) = Chosen::open(&args.options())?.with(|_| Ok(()))?;
+    let device = Chosen::open(&options)?.into_device();
+    let cpu = if device.place() == Place::Host { device.clone() } else { cpu()? };
     own::run(&args, &device, &cpu)
 }
 

@@ -36,6 +36,11 @@ impl Chosen {
         Ok(Chosen { device, stand_in })
     }
 
+    /// The device.
+    pub fn into_device(self) -> Device {
+        self.device
+    }
+
     /// Does what takes the device's memory; where it cannot, and was not asked for by name, the CPU does it instead.
     pub fn with<R>(self, mut work: impl FnMut(&Device) -> Result<R>) -> Result<(Device, R)> {
         let Chosen { device, stand_in } = self;

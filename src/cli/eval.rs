@@ -36,7 +36,7 @@ impl Loaded {
         checkpoint.check_model(&model)?;
         model.ffn = checkpoint.form();
         train.validate(model.seq)?;
-        let (device, ()) = Chosen::open(options)?.with(|_| Ok(()))?;
+        let device = Chosen::open(options)?.into_device();
         Ok(Loaded { checkpoint, model, train, device })
     }
 
