@@ -16,7 +16,7 @@ mod on_cuda {
     use crate::cuda::{Cuda, cudarc};
     use crate::device::Device;
     use crate::elem::Elem;
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::tensor::Tensor;
 
     /// The lane of a model on a CUDA device.
@@ -93,7 +93,11 @@ mod on_cuda {
                 let start = part.cluster * all.words(part.kind);
                 let words = self.room.slice(start + stored.start..start + stored.end);
                 // SAFETY: a part holds the bits of so many elements at the start of these words, and any bits are one.
-                let Some(from) = (unsafe { words.transmute::<T>(len) }) else { continue };
+                let from = unsafe { words.transmute::<T>(len) }.ok_or_else(|| Error::Rule {
+                    op: "Offload",
+                    rule: "a part holds its tensors",
+                    values: format!("tensor = {t}, elements = {len}, words = {}", stored.len()),
+                })?;
                 let mut to = weight.slice_mut(part.cluster * len..(part.cluster + 1) * len);
                 let copied = cuda.stream().memcpy_dtod(&from, &mut to);
                 copied.map_err(cuda.failed("copying on the device"))?;
